@@ -1,0 +1,185 @@
+"""Train a small CLIP on the gappy captions of other scenes: the curator's foundation model.
+
+CoCu curates with a CLIP whose own training captions had the gap that it is asked to close. Where no
+such model can be had, this one stands for it: open_clip's model and loss, trained on image-caption
+pairs that nobody trains GroupViT on, whose captions are as incomplete as the others.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from groupvit import IMAGE_MEAN, IMAGE_STD, PairDataset, augmentation, batches, index_shards, stream
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+END_OF_TEXT = 49407
+_STATE = "unfinished.pt"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CuratorConfig:
+    """A CLIP that is trained in the run."""
+
+    embed_dim: int = 128
+    """Dimension of the shared space."""
+
+    vision_cfg: Mapping[str, Any] = field(default_factory=dict)
+    """open_clip's description of the image tower; `image_size` is in it."""
+
+    text_cfg: Mapping[str, Any] = field(default_factory=dict)
+    """open_clip's description of the text tower."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+
+    batch: int = 256
+    """Pairs a step."""
+
+    lr: float = 1e-3
+    """Peak learning rate, cosine to 0 after 5 % of warm-up."""
+
+    weight_decay: float = 0.1
+    """Of tensors that are not one-dimensional."""
+
+    seed: int = 0
+    """Of weights and order."""
+
+    checkpoint_every: int = 500
+    """Steps between two states that a killed run goes on from."""
+
+
+def train_curator(
+    shards: list[Path],
+    config: CuratorConfig,
+    out: Path,
+    *,
+    device: torch.device,
+    workers: int = 0,
+) -> Path:
+    """Train a CLIP and write it as a folder that open_clip opens as `local-dir:OUT`.
+
+    Args:
+        shards: tar shards of image-caption pairs.
+        config: model and recipe.
+        out: folder; a killed run goes on from the state in it.
+        device: where to compute.
+        workers: loader processes.
+
+    Returns:
+        `out`, with open_clip_config.json and open_clip_model.safetensors.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    pairs, _ = index_shards(shards, dataset="curator")
+    image_px = int(config.vision_cfg["image_size"])
+    dataset = PairDataset(
+        pairs, augmentation("flip", image_px), concepts=0, seed=config.seed, keep_decoded=image_px < 128
+    )
+    torch.manual_seed(int(stream(config.seed, "curator").integers(2**62)))
+    model = open_clip.CLIP(
+        config.embed_dim, dict(config.vision_cfg), dict(config.text_cfg)
+    ).to(device)
+    optimizer = _optimizer(model, config)
+    start = _resume(out / _STATE, model, optimizer, device)
+
+    loader = batches(dataset, batch=config.batch, workers=workers, start=start, stop=config.steps)
+    bar = tqdm(loader, total=config.steps, initial=start, desc="curator CLIP", unit="step")
+    for step, (images, tokens) in enumerate(bar, start):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(step, config)
+        loss = _step(model, optimizer, images.to(device), tokens[:, 0].to(device))
+        if (step + 1) % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+        if (step + 1) % config.checkpoint_every == 0:
+            _save_state(out / _STATE, model, optimizer, step + 1)
+    _publish(out, model, config)
+    (out / _STATE).unlink(missing_ok=True)
+    return out
+
+
+def _step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, tokens: Tensor
+) -> Tensor:
+    """One step of open_clip's contrastive loss on (B, 3, H, W) images and (B, T) tokens."""
+    tokens = _fit(tokens, int(model.context_length))  # type: ignore[arg-type]  # a plain attribute
+    with torch.autocast(images.device.type, torch.bfloat16):
+        image, text, scale = model(images, tokens)[:3]
+    loss: Tensor = open_clip.ClipLoss()(image.float(), text.float(), scale.float())
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, math.log(100))  # type: ignore[operator]  # a parameter
+    return loss.detach()
+
+
+def _fit(tokens: Tensor, context: int) -> Tensor:
+    """(B, T) -> (B, context): padded with zeros, or cut with the end-of-text token kept."""
+    fitted = tokens.new_zeros(len(tokens), context)  # (B, context)
+    kept = min(context, tokens.shape[1])
+    fitted[:, :kept] = tokens[:, :kept]
+    cut = (tokens[:, kept:] != 0).any(dim=1)  # (B,)
+    fitted[cut, -1] = END_OF_TEXT
+    return fitted
+
+
+def _optimizer(model: nn.Module, config: CuratorConfig) -> torch.optim.AdamW:
+    tensors = list(model.parameters())
+    groups = [
+        {"params": [p for p in tensors if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in tensors if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+
+
+def _rate(step: int, config: CuratorConfig) -> float:
+    warm = max(config.steps // 20, 1)
+    if step < warm:
+        return config.lr * (step + 1) / warm
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(config.steps - warm, 1)))
+
+
+def _save_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    unfinished = path.with_suffix(".tmp")
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, unfinished
+    )
+    os.replace(unfinished, path)
+
+
+def _resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True, map_location=device)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _publish(out: Path, model: nn.Module, config: CuratorConfig) -> None:
+    """Write weights and configuration in open_clip's own layout."""
+    save_file(
+        {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()},
+        out / "open_clip_model.safetensors",
+    )
+    description = {
+        "model_cfg": {
+            "embed_dim": config.embed_dim,
+            "vision_cfg": dict(config.vision_cfg),
+            "text_cfg": dict(config.text_cfg),
+        },
+        "preprocess_cfg": {"mean": list(IMAGE_MEAN), "std": list(IMAGE_STD), "resize_mode": "squash"},
+    }
+    (out / "open_clip_config.json").write_text(json.dumps(description, indent=1))

@@ -1,0 +1,58 @@
+"""How an archive is built: every option of the paper and of its released code."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from conceptarchive.errors import UsageError
+
+Expansion = Literal["vision", "language"]
+Ranking = Literal["cosine", "relative"]
+SelfMode = Literal["keep", "drop", "force"]
+Relative = Literal["mean_with_anchor", "mean_without_anchor", "softmax", "rank"]
+CosineNorm = Literal["max_in_archive", "none"]
+Clusters = Literal["concepts", "half"]
+
+MAX_CLUSTERS = 255
+"""Cluster numbers are stored as uint8."""
+
+
+@dataclass(frozen=True, kw_only=True)  # jsonargparse reads defaults with vars(): no slots
+class ArchiveConfig:
+    """Expansion, ranking and clustering of CoCu (arXiv:2309.13505, sec. 3.3)."""
+
+    expansion: Expansion = "vision"
+    """Find reference images by their image (`vision`) or by their caption (`language`)."""
+
+    ranking: Ranking = "relative"
+    """Score by eq. 6 alone (`cosine`) or by eqs. 6-8 (`relative`)."""
+
+    neighbours: int = 8
+    """Reference images R of every anchor image."""
+
+    self_mode: SelfMode = "force"
+    """The anchor among its own reference images: leave it (`keep`), remove it by id (`drop`), or
+    leave it and always add the concepts of its own caption (`force`)."""
+
+    relative: Relative = "mean_with_anchor"
+    """What eq. 7 compares the anchor's response with."""
+
+    cosine_norm: CosineNorm = "max_in_archive"
+    """What eq. 8 divides the anchor's response by."""
+
+    clusters: Clusters = "concepts"
+    """Clusters of an image with m concepts: `concepts_per_pair` of them, or ceil(m / 2)."""
+
+    concepts_per_pair: int = 3
+    """Concepts L that a trainer draws for one pair; they come from as many clusters."""
+
+    max_concepts: int = 64
+    """At most this many concepts of an image are stored, the best first."""
+
+    skip_identical_captions: bool = False
+    """Skip a reference image whose caption a nearer one, or the anchor, already has."""
+
+    def __post_init__(self) -> None:
+        for name in ("neighbours", "concepts_per_pair", "max_concepts"):
+            value = getattr(self, name)
+            if not 1 <= value <= MAX_CLUSTERS:
+                raise UsageError(f"{name} must be in [1, {MAX_CLUSTERS}], got {value}")

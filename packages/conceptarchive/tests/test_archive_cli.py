@@ -1,0 +1,132 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conceptarchive import Embeddings, cli
+from conceptarchive.cli import main
+
+MakeTar = Callable[[Path, list[tuple[str, bytes]]], Path]
+Jpeg = Callable[[int], bytes]
+
+
+@pytest.fixture
+def folders(
+    tmp_path: Path, make_tar: MakeTar, jpeg: Jpeg, monkeypatch: pytest.MonkeyPatch,
+    tiny_encoder: object,
+) -> tuple[Path, Path]:  # fmt: skip
+    """Folders of embeddings and of an archive, made by the command."""
+    captions = ["a dog on grass", "a dog", "grass and a cat", "a cat", "two dogs", ""]
+    files = [
+        file
+        for n, caption in enumerate(captions)
+        for file in ((f"{n}.jpg", jpeg(n)), (f"{n}.txt", caption.encode()))
+    ]
+    make_tar(tmp_path / "cc" / "0.tar", files)
+    monkeypatch.setattr(cli, "_load_encoder", lambda _config: tiny_encoder)
+    embeddings, archive = tmp_path / "emb", tmp_path / "archive"
+    assert main(["embed", str(tmp_path / "cc"), str(embeddings)]) == 0
+    build = ["build", str(embeddings), str(archive), "--vocabulary.min_count", "2"]
+    assert main([*build, "--archive.neighbours", "3"]) == 0
+    return embeddings, archive
+
+
+def test_from_pairs_to_concepts(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    embeddings, archive = folders
+    capsys.readouterr()
+    assert main(["embed", str(embeddings.parent / "cc"), str(embeddings)]) == 0  # goes on: all done
+    assert capsys.readouterr().out == "rows\t6\n"
+    assert main(["show", str(archive), "cc/0/0", "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].split("\t")[2] in {"dog", "grass", "cat"}
+    assert "cc/0/0" in "".join(lines)
+    assert main(["check", str(archive)]) == 0
+    assert "pairs\t6" in capsys.readouterr().out
+
+
+def test_quality_against_labels(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embeddings, archive = folders
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps({"cc/0/1": ["dog", "cat"], "zz": ["dog"]}), encoding="utf-8")
+    capsys.readouterr()
+    assert main(["quality", str(archive), str(truth), str(embeddings)]) == 0
+    lines = dict(line.rsplit("\t", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["archive\tcoverage"] == "1.0000"
+    assert lines["archive\tnamed"] == "0.5000"
+    assert lines["frequency\trecall@3"] == "1.0000"
+    truth.write_text("{}", encoding="utf-8")
+    assert main(["quality", str(archive), str(truth), str(embeddings)]) == 3
+
+
+def test_exit_codes_and_one_line_errors(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    embeddings, archive = folders
+    capsys.readouterr()
+    cases = {
+        3: ["show", str(archive), "nobody"],
+        1: ["build", str(embeddings), str(archive), "--vocabulary.min_count", "1"],
+        2: ["build", str(embeddings), str(tmp_path / "new"), "--vocabulary.min_count", "99"],
+    }
+    for code, args in cases.items():
+        assert main(args) == code
+        error = capsys.readouterr().err
+        assert error.startswith("conceptarchive: ")
+        assert error.count("\n") == 1
+    assert main(["embed", str(tmp_path / "none"), str(tmp_path / "x")]) == 3
+    manifest = json.loads((archive / "manifest.json").read_text(encoding="utf-8"))
+    (archive / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
+    assert main(["show", str(archive), "cc/0/0"]) == 4
+
+
+@pytest.mark.parametrize("args", [["fly"], ["show"], ["build", "a", "b", "--archive.neighbours=0"]])
+def test_wrong_usage_is_two(args: list[str]) -> None:
+    assert main(args) == 2
+
+
+@pytest.mark.parametrize("verb", ["embed", "build", "show", "check", "quality"])
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert f"conceptarchive [options] {verb}" in capsys.readouterr().out
+
+
+def test_features_from_a_file_and_a_recipe(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    embeddings, _ = folders
+    width = Embeddings.open(embeddings).image.shape[1]
+    np.save(tmp_path / "features.npy", 3 * np.eye(2, width))
+    (tmp_path / "words.txt").write_text("dog\ncat\n", encoding="utf-8")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'[build]\nembeddings = "{embeddings}"\nout = "{tmp_path / "out"}"\n'
+        f'concept_features = "{tmp_path / "features.npy"}"\n'
+        f'[build.vocabulary]\nfile = "{tmp_path / "words.txt"}"\n'
+        '[build.archive]\nranking = "cosine"\n',
+        encoding="utf-8",
+    )
+    assert main(["--config", str(recipe), "build"]) == 0
+    assert main(["check", str(tmp_path / "out")]) == 0
+    recipe.write_text("[build]\nunknown = 1\n", encoding="utf-8")
+    assert main(["--config", str(recipe), "build"]) == 2
+
+
+def test_dry_run_writes_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    embeddings, _ = folders
+    out = str(tmp_path / "dry")
+    assert main(["build", str(embeddings), out, "--dry_run=true", "--vocabulary.min_count=1"]) == 0
+    assert main(["embed", str(tmp_path / "cc"), out, "--dry_run=true"]) == 0
+    assert not Path(out).exists()
+
+
+def test_without_weights_the_command_says_what_to_give(
+    tmp_path: Path, make_tar: MakeTar, jpeg: Jpeg, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tar(tmp_path / "0.tar", [("a.jpg", jpeg(0)), ("a.txt", b"a dog")])
+    assert main(["embed", str(tmp_path / "0.tar"), str(tmp_path / "out")]) == 2
+    assert "one of pretrained, checkpoint and local-dir" in capsys.readouterr().err

@@ -1,0 +1,201 @@
+"""What a GroupViT and a training run are made of."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisionConfig:
+    """The grouping image tower; the defaults are the published model (spec of arXiv:2202.11094)."""
+
+    image_px: int = 224
+    """Side of the square training image."""
+
+    patch_px: int = 16
+    """Side of a patch."""
+
+    width: int = 384
+    """Channels C."""
+
+    heads: int = 6
+    """Attention heads."""
+
+    depths: tuple[int, ...] = (6, 3, 3)
+    """Transformer blocks of every stage; all stages but the last end in a grouping block."""
+
+    group_tokens: tuple[int, ...] = (64, 8)
+    """Learnt tokens of every grouping stage."""
+
+    output_groups: tuple[int, ...] = (64, 8)
+    """Groups that every grouping stage leaves."""
+
+    drop_path: float = 0.1
+    """Stochastic depth of the last block; it grows linearly from 0."""
+
+    stem: Literal["patch", "conv"] = "patch"
+    """One linear layer a patch (published), or stride-2 convolutions (tiny models, whose patches
+    cannot be told apart linearly); `conv` needs a patch side that is a power of two."""
+
+    pre_assign: bool = True
+    """Whether group tokens attend to the segment tokens before the assignment. Off, a group sees
+    only the tokens assigned to it: tiny models then localise, large ones have not been tried."""
+
+    def __post_init__(self) -> None:
+        stages = len(self.depths) - 1
+        if not stages or len(self.group_tokens) != stages or len(self.output_groups) != stages:
+            raise ValueError(
+                "depths needs one entry more than group_tokens and output_groups, got "
+                f"{self.depths}, {self.group_tokens}, {self.output_groups}"
+            )
+        if self.image_px % self.patch_px:
+            raise ValueError(
+                f"image_px must be a multiple of patch_px, got {self.image_px} and {self.patch_px}"
+            )
+        if self.stem == "conv" and (self.patch_px < 2 or self.patch_px & (self.patch_px - 1)):
+            raise ValueError(f"stem = conv needs patch_px = 2, 4, 8, ..., got {self.patch_px}")
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got {self.width}, {self.heads}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextConfig:
+    """The causal text tower (CLIP's, narrower)."""
+
+    vocabulary: int = 49408
+    """Token ids of CLIP's byte-pair tokenizer; the last one ends a text."""
+
+    context: int = 77
+    """Longest text in tokens."""
+
+    width: int = 256
+    """Channels."""
+
+    layers: int = 12
+    """Transformer blocks."""
+
+    heads: int = 4
+    """Attention heads."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got {self.width}, {self.heads}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Both towers and the space in which they meet."""
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    """The image tower."""
+
+    text: TextConfig = field(default_factory=TextConfig)
+    """The text tower."""
+
+    embed_dim: int = 256
+    """Dimension D of the shared space."""
+
+    projector: Literal["mlp", "linear"] = "mlp"
+    """Two layers with batch norm (published), or one linear layer (tiny models)."""
+
+    projector_hidden: int = 4096
+    """Hidden width of the mlp projector."""
+
+    multi_label_scale: bool = True
+    """Whether the multi-label loss has a logit scale of its own; needed when it is used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """How pairs become batches."""
+
+    batch: int = 1024
+    """Pairs a step."""
+
+    concepts: int = 3
+    """Prompted texts a pair beside its caption (L); 0 switches the multi-label loss off."""
+
+    augment: Literal["strong", "flip", "none"] = "strong"
+    """`strong`: random crop, flip, RandAugment and erasing, as published."""
+
+    workers: int = 6
+    """Loader processes; 0 loads in the training process."""
+
+    keep_decoded: bool = False
+    """Keep decoded images in memory: for data sets that fit."""
+
+    seed: int = 0
+    """Of the order of pairs, the augmentation and the drawn texts."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 2:
+            raise ValueError(f"batch must be >= 2 for a contrastive loss, got {self.batch}")
+        if self.concepts < 0:
+            raise ValueError(f"concepts must be >= 0, got {self.concepts}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay, per step."""
+
+    total_steps: int
+    """Optimizer steps in the run, warm-up included."""
+
+    warmup_steps: int = 0
+    """Steps over which the rate climbs from `warmup_lr` to `lr`."""
+
+    lr: float = 1.6e-3
+    """Peak learning rate, already scaled to the batch (published: 1.6e-3 at 4,096 pairs)."""
+
+    warmup_lr: float = 4e-6
+    """Rate of the first step."""
+
+    min_lr: float = 4e-5
+    """Rate at the end."""
+
+    weight_decay: float = 0.05
+    """Of tensors that are not one-dimensional."""
+
+    clip_grad_norm: float = 5.0
+    """Largest global gradient norm."""
+
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Autocast dtype; weights and optimizer state stay float32."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_steps < self.total_steps:
+            raise ValueError(
+                f"warmup_steps must be in [0, {self.total_steps}), got {self.warmup_steps}"
+            )
+        if self.lr <= 0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A training run."""
+
+    optim: OptimConfig
+    """Optimizer and schedule."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """What is trained."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """What it is trained on."""
+
+    seed: int = 0
+    """Of the initial weights and of the noise of every step."""
+
+    log_every: int = 10
+    """Steps between two lines of the log."""
+
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; the last one is always written."""
+
+    def __post_init__(self) -> None:
+        if self.log_every < 1 or self.checkpoint_every < 1:
+            raise ValueError("log_every and checkpoint_every must be >= 1")
+        if self.data.concepts and not self.model.multi_label_scale:
+            raise ValueError("data.concepts > 0 needs model.multi_label_scale")

@@ -1,0 +1,30 @@
+"""CLIP's byte-pair tokenizer, from open_clip."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
+CONTEXT = 77
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> SimpleTokenizer:
+    return SimpleTokenizer(context_length=CONTEXT)
+
+
+@lru_cache(maxsize=1 << 18)
+def _tokenize_one(text: str) -> Tensor:
+    ids: Tensor = _tokenizer()([text])[0]  # (77,)
+    return ids
+
+
+def tokenize(texts: Sequence[str]) -> Tensor:
+    """Token ids of texts: start, byte pairs, end, then zeros; too long a text loses its tail.
+
+    Returns:
+        (n, 77) int64.
+    """
+    return torch.stack([_tokenize_one(text) for text in texts])

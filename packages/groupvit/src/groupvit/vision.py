@@ -1,0 +1,203 @@
+"""The image tower: patches, stages of attention and grouping, a handful of segments."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from groupvit.config import VisionConfig
+from groupvit.grouping import GroupingBlock
+from groupvit.layers import Block, TokenMLP
+
+
+@dataclass(frozen=True, slots=True)
+class VisionOutput:
+    """What the image tower sees."""
+
+    groups: Tensor
+    """(B, G, C), one token for each segment of the last stage."""
+    pooled: Tensor
+    """(B, C), mean of `groups`."""
+    assignments: tuple[Tensor, ...]
+    """Soft map of every grouping stage, first to last: (B, G_s, N_s) float32; the tokens N_0 of the
+    first are patches in row-major order."""
+    grid: tuple[int, int]
+    """Patches down and across (h, w)."""
+
+
+class ConvStem(nn.Sequential):
+    """Stride-2 convolutions down to the patch grid, then one residual convolution.
+
+    A patch still sees little beyond its border, so grouping stays local (Xiao et al.,
+    arXiv:2106.14881, show that such stems train faster than one linear layer).
+    """
+
+    def __init__(self, patch_px: int, dim: int) -> None:
+        halvings = patch_px.bit_length() - 1
+        widths = [3, *(max(dim >> (halvings - 1 - i), 16) for i in range(halvings - 1)), dim]
+        layers: list[nn.Module] = []
+        for low, high in pairwise(widths):
+            layers += [nn.Conv2d(low, high, 3, stride=2, padding=1), nn.GELU()]
+        super().__init__(*layers[:-1], ConvResidual(dim))
+
+
+class ConvResidual(nn.Module):
+    """x + GELU(conv(norm x)) over a (B, C, h, w) grid."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, dim)
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return x + F.gelu(self.conv(self.norm(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches: convolution, layer norm, then positions."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        side, dim = config.image_px // config.patch_px, config.width
+        self.grid = (side, side)
+        self.projection = (
+            ConvStem(config.patch_px, dim)
+            if config.stem == "conv"
+            else nn.Conv2d(3, dim, config.patch_px, stride=config.patch_px)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.positions = nn.Parameter(torch.zeros(1, side * side, dim))  # (1, N, C)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, 3, H, W) -> tokens (B, h * w, C) and (h, w); borders below a patch are dropped.
+
+        Raises:
+            ValueError: training at another size than the model's.
+        """
+        x = self.projection(images)  # (B, C, h, w)
+        grid = (x.shape[2], x.shape[3])
+        if self.training and grid != self.grid:
+            raise ValueError(f"training needs a patch grid of {self.grid}, got {grid}")
+        tokens = self.norm(rearrange(x, "b c h w -> b (h w) c"))  # (B, N, C)
+        return tokens + self._positions(grid), grid
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """(1, h * w, C), bicubic when the grid is not the trained one."""
+        if grid == self.grid:
+            return self.positions
+        square = rearrange(self.positions, "1 (h w) c -> 1 c h w", h=self.grid[0])
+        resized = F.interpolate(square, size=grid, mode="bicubic", align_corners=False)
+        return rearrange(resized, "1 c h w -> 1 (h w) c")
+
+
+class Stage(nn.Module):
+    """Transformer blocks over segment and group tokens, then grouping (all stages but the last).
+
+    Args:
+        config: of the tower.
+        index: which stage.
+        drop_paths: stochastic depth of each block.
+    """
+
+    def __init__(self, config: VisionConfig, index: int, drop_paths: list[float]) -> None:
+        super().__init__()
+        dim = config.width
+        self.blocks = nn.ModuleList(Block(dim, config.heads, drop_path=rate) for rate in drop_paths)
+        groups = index < len(config.group_tokens)
+        count = config.group_tokens[index] if groups else 0
+        self.group_token = nn.Parameter(torch.zeros(1, count, dim)) if groups else None  # (1, g, C)
+        self.group_projector = (
+            nn.Sequential(
+                nn.LayerNorm(dim), TokenMLP(config.group_tokens[index - 1], dim // 2, count)
+            )
+            if groups and index > 0
+            else None
+        )
+        self.grouping = (
+            GroupingBlock(
+                dim,
+                config.heads,
+                count,
+                config.output_groups[index],
+                pre_assign=config.pre_assign,
+            )
+            if groups
+            else None
+        )
+
+    def forward(
+        self, segments: Tensor, previous: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Run the stage.
+
+        Args:
+            segments: (B, N, C).
+            previous: (B, g', C), group tokens of the stage before, after its blocks.
+
+        Returns:
+            segments: (B, G, C) after grouping, (B, N, C) in the last stage.
+            groups: (B, g, C) group tokens after the blocks; None in the last stage.
+            soft: (B, G, N) assignment; None in the last stage.
+        """
+        count = segments.shape[1]
+        tokens = segments
+        if self.group_token is not None:
+            groups = self.group_token.expand(len(segments), -1, -1)  # (B, g, C)
+            if self.group_projector is not None and previous is not None:
+                groups = groups + self.group_projector(previous)
+            tokens = torch.cat([segments, groups.to(segments.dtype)], dim=1)  # (B, N + g, C)
+        for block in self.blocks:
+            tokens = block(tokens)
+        if self.grouping is None:
+            return tokens, None, None
+        segments, groups = tokens[:, :count], tokens[:, count:]
+        merged, soft = self.grouping(groups, segments)
+        return merged, groups, soft
+
+
+class VisionTower(nn.Module):
+    """GroupViT's image tower (arXiv:2202.11094, sec. 3.1).
+
+    Args:
+        config: sizes; images are (B, 3, H, W) float32, normalised by the caller.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patches = PatchEmbed(config)
+        rates = torch.linspace(0, config.drop_path, max(sum(config.depths), 1)).tolist()
+        starts = [sum(config.depths[:i]) for i in range(len(config.depths))]
+        self.stages = nn.ModuleList(
+            Stage(config, index, rates[start : start + depth])
+            for index, (start, depth) in enumerate(zip(starts, config.depths, strict=True))
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.apply(_init_linear)
+        nn.init.trunc_normal_(self.patches.positions, std=0.02)
+        first = self.stages[0].group_token
+        assert isinstance(first, Tensor)
+        nn.init.trunc_normal_(first, std=0.02)  # later stages start at 0: a projector feeds them
+
+    def forward(self, images: Tensor) -> VisionOutput:
+        """See (B, 3, H, W) images; H and W may differ from training in evaluation mode."""
+        tokens, grid = self.patches(images)  # (B, N, C)
+        groups: Tensor | None = None
+        assignments: list[Tensor] = []
+        for stage in self.stages:
+            tokens, groups, soft = stage(tokens, groups)
+            if soft is not None:
+                assignments.append(soft)
+        tokens = self.norm(tokens)  # (B, G, C)
+        return VisionOutput(tokens, tokens.mean(dim=1), tuple(assignments), grid)
+
+
+def _init_linear(module: nn.Module) -> None:
+    """Normal weights of std 0.02 and zero biases; the patch convolution keeps its default."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

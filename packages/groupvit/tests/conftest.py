@@ -1,0 +1,108 @@
+"""Pairs and models small enough for tests."""
+
+import io
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from groupvit import (
+    DataConfig,
+    GroupViT,
+    ModelConfig,
+    OptimConfig,
+    TextConfig,
+    TrainConfig,
+    VisionConfig,
+)
+from PIL import Image
+
+WriteShard = Callable[[Path, Mapping[str, bytes]], Path]
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240,) * 3}
+
+
+@pytest.fixture
+def tiny_config() -> ModelConfig:
+    """A GroupViT of 16 patches and 5, then 3 groups."""
+    return ModelConfig(
+        vision=VisionConfig(
+            image_px=32,
+            patch_px=8,
+            width=32,
+            heads=2,
+            depths=(1, 1, 1),
+            group_tokens=(5, 3),
+            output_groups=(5, 3),
+        ),
+        text=TextConfig(width=32, layers=1, heads=2),
+        embed_dim=16,
+        projector_hidden=24,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config: ModelConfig) -> GroupViT:
+    """The same, with weights far enough from their initial values that groups differ."""
+    torch.manual_seed(0)
+    model = GroupViT(tiny_config).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.3 * torch.randn_like(value))
+        model.logit_scale.fill_(2.0)
+    return model
+
+
+@pytest.fixture
+def tiny_recipe(tiny_config: ModelConfig) -> TrainConfig:
+    """Eight steps of four pairs."""
+    return TrainConfig(
+        optim=OptimConfig(total_steps=8, warmup_steps=2, precision="float32"),
+        model=tiny_config,
+        data=DataConfig(batch=4, concepts=2, augment="flip", workers=0),
+        log_every=1,
+        checkpoint_every=3,
+    )
+
+
+@pytest.fixture
+def write_shard() -> WriteShard:
+    """Write a tar file of members in order."""
+
+    def write(path: Path, members: Mapping[str, bytes]) -> Path:
+        with tarfile.open(path, "w") as tar:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def jpeg() -> Callable[..., bytes]:
+    """Bytes of a picture of one colour, or of noise."""
+
+    def encode(colour: tuple[int, ...] | None = None, *, seed: int = 0) -> bytes:
+        random = np.random.default_rng(seed)
+        noise = random.integers(0, 256, (40, 36, 3), dtype=np.uint8)  # (H, W, 3)
+        pixels = noise if colour is None else np.full_like(noise, colour)
+        memory = io.BytesIO()
+        Image.fromarray(pixels).save(memory, "JPEG")
+        return memory.getvalue()
+
+    return encode
+
+
+@pytest.fixture
+def colour_shard(tmp_path: Path, write_shard: WriteShard, jpeg: Callable[..., bytes]) -> Path:
+    """Twelve pictures of one colour each, with captions that name it."""
+    members: dict[str, bytes] = {}
+    for i in range(12):
+        name = list(COLOURS)[i % len(COLOURS)]
+        members[f"{i:05d}.jpg"] = jpeg(COLOURS[name])
+        members[f"{i:05d}.txt"] = f"a wall painted {name}".encode()
+    return write_shard(tmp_path / "colours-00000.tar", members)

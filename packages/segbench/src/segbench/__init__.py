@@ -1,0 +1,62 @@
+"""Zero-shot segmentation benchmarks whose numbers can be trusted and compared."""
+
+from segbench.bank import build_bank, load_names, load_templates
+from segbench.compare import Comparison, compare, markdown_table
+from segbench.datasets import Example, FolderDataset, SegmentationDataset, open_dataset
+from segbench.errors import (
+    DataMissingError,
+    FormatError,
+    IncompleteError,
+    SegbenchError,
+    UnreadableImageError,
+    UsageError,
+)
+from segbench.evaluate import evaluate, score_folder
+from segbench.interval import Interval, bootstrap, paired_difference
+from segbench.metrics import ConfusionMatrix, count_pairs
+from segbench.overlay import overlay, palette, strip
+from segbench.per_image import PerImageCounts
+from segbench.predict import predict_labels, prompt_names, task_bank
+from segbench.report import Report
+from segbench.segmenter import Segmenter
+from segbench.task import Task, list_tasks, load_task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "ConfusionMatrix",
+    "DataMissingError",
+    "Example",
+    "FolderDataset",
+    "FormatError",
+    "IncompleteError",
+    "Interval",
+    "PerImageCounts",
+    "Report",
+    "SegbenchError",
+    "SegmentationDataset",
+    "Segmenter",
+    "Task",
+    "UnreadableImageError",
+    "UsageError",
+    "bootstrap",
+    "build_bank",
+    "compare",
+    "count_pairs",
+    "evaluate",
+    "list_tasks",
+    "load_names",
+    "load_task",
+    "load_templates",
+    "markdown_table",
+    "open_dataset",
+    "overlay",
+    "paired_difference",
+    "palette",
+    "predict_labels",
+    "prompt_names",
+    "score_folder",
+    "strip",
+    "task_bank",
+]

@@ -1,0 +1,199 @@
+"""Command line: ls, run, score, table, compare."""
+
+import importlib
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import auto_cli
+
+from segbench.bank import list_sets
+from segbench.compare import compare as compare_reports
+from segbench.compare import markdown_table
+from segbench.errors import DataMissingError, IncompleteError, SegbenchError, UsageError
+from segbench.evaluate import evaluate, score_folder
+from segbench.report import Report
+from segbench.segmenter import Segmenter
+from segbench.task import list_tasks, load_task
+
+
+def ls(what: Literal["tasks", "prompts", "names"]) -> None:
+    """List what comes with the package.
+
+    Args:
+        what: tasks, template sets or class name lists.
+    """
+    if what == "tasks":
+        for name in list_tasks():
+            print(f"{name}\t{load_task(name).summary}")
+    else:
+        print("\n".join(list_sets("prompts" if what == "prompts" else "classnames")))
+
+
+def run(  # noqa: PLR0913  every argument is an option of the command line
+    segmenter: str,
+    task: str,
+    *,
+    root: Path | None = None,
+    out: Path | None = None,
+    option: dict[str, Any] | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+    overlays: int = 0,
+    overwrite: bool = False,
+    allow_partial: bool = False,
+) -> None:
+    """Evaluate a model on one or more tasks.
+
+    Args:
+        segmenter: `package.module:callable` that returns a Segmenter.
+        task: task id or TOML file; several are separated by commas.
+        root: folder with the data.
+        out: results go to `OUT/<task id>/`.
+        option: keyword arguments of the callable, `--option.key=value` each or all as JSON.
+        limit: score the first images only.
+        device: where tensors are made, such as cuda.
+        overlays: draw this many of the first images.
+        overwrite: replace results that are there.
+        allow_partial: exit with 0 although images could not be read.
+    """
+    tasks = [load_task(name) for name in task.split(",")]  # a misspelt one stops before any work
+    model = load_segmenter(segmenter, option or {})
+    reports = []
+    for each in tasks:
+        report = evaluate(
+            model,
+            each,
+            root=root,
+            out=out / each.id if out else None,
+            limit=limit,
+            device=device,
+            overlays=overlays,
+            overwrite=overwrite,
+        )
+        print(report.summary())
+        reports.append(report)
+    _check_complete(reports, allow_partial)
+
+
+def score(
+    predictions: Path,
+    task: str,
+    *,
+    root: Path | None = None,
+    out: Path | None = None,
+    limit: int | None = None,
+    overlays: int = 0,
+    overwrite: bool = False,
+    allow_partial: bool = False,
+) -> None:
+    """Score saved label maps, without a model.
+
+    Args:
+        predictions: folder with `<image id>.png` or `<image id>.npy` label maps.
+        task: task id or TOML file.
+        root: folder with the data.
+        out: results go to `OUT/<task id>/`.
+        limit: score the first images only.
+        overlays: draw this many of the first images.
+        overwrite: replace results that are there.
+        allow_partial: exit with 0 although images could not be read.
+    """
+    loaded = load_task(task)
+    report = score_folder(
+        predictions,
+        loaded,
+        root=root,
+        out=out / loaded.id if out else None,
+        limit=limit,
+        overlays=overlays,
+        overwrite=overwrite,
+    )
+    print(report.summary())
+    _check_complete([report], allow_partial)
+
+
+def table(results: Path) -> None:
+    """Print every result under a folder as one Markdown table.
+
+    Args:
+        results: folder; each `results.json` in it, at any depth, is a row.
+    """
+    paths = sorted(results.rglob("results.json"))
+    if not paths:
+        raise DataMissingError(f"no results.json under {results}")
+    print(markdown_table([Report.read(path) for path in paths]), end="")
+
+
+def compare(first: Path, second: Path) -> None:
+    """Tell whether the second of two runs is better than the first.
+
+    Args:
+        first: results.json, or its folder.
+        second: results.json, or its folder.
+    """
+    print(compare_reports(Report.read(first), Report.read(second)).summary())
+
+
+def load_segmenter(factory: str, options: dict[str, Any]) -> Segmenter:
+    """Make a segmenter by the name of its factory.
+
+    Args:
+        factory: `package.module:callable`; modules beside the working folder are found too.
+        options: keyword arguments of the callable.
+
+    Raises:
+        UsageError: no such module or callable, or what it returns is no Segmenter.
+    """
+    module_name, _, attribute = factory.partition(":")
+    try:
+        made = getattr(importlib.import_module(module_name), attribute)(**options)
+    except (ModuleNotFoundError, AttributeError, ValueError, TypeError) as error:
+        raise UsageError(f"segmenter {factory!r}: {error}") from error
+    if not isinstance(made, Segmenter):
+        raise UsageError(
+            f"segmenter {factory!r} gave a {type(made).__name__}, "
+            "which lacks name, encode_text or segment"
+        )
+    return made
+
+
+def _check_complete(reports: Sequence[Report], allow_partial: bool) -> None:
+    skipped = sum(report.data["images_skipped"] for report in reports)
+    if skipped and not allow_partial:
+        raise IncompleteError(
+            f"{skipped} images could not be read; see the warnings in the results"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code.
+
+    0 done, 1 could not, 2 wrong usage, 3 data missing, 4 done but not of every image.
+    """
+    verbs: dict[str, Any] = {
+        "ls": ls,
+        "run": run,
+        "score": score,
+        "table": table,
+        "compare": compare,
+    }
+    try:
+        auto_cli(
+            verbs, args=None if argv is None else list(argv), prog="segbench", exit_on_error=False
+        )
+    except ArgumentError as error:
+        print(f"segbench: {' '.join(str(error).split())}", file=sys.stderr)
+        return UsageError.exit_code
+    except SegbenchError as error:
+        print(f"segbench: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def console() -> None:
+    """Entry point of the command `segbench`; modules in the working folder can be named."""
+    sys.path.insert(0, str(Path.cwd()))
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Tables of reports, and whether the difference between two is real."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from segbench.errors import UsageError
+from segbench.interval import Interval, paired_difference
+from segbench.metrics import AbsentRule, Areas
+from segbench.report import Report
+
+_SEED = 0  # of the bootstrap: the same reports give the same interval
+
+
+def markdown_table(reports: Iterable[Report]) -> str:
+    """Reports as a Markdown table, one row each, by task and then best mIoU first.
+
+    mIoU columns are percentages; "classes" is the mean number of distinct classes an image,
+    predicted / true. A row with warnings is marked with a dagger and its warnings stand below the
+    table.
+    """
+    rows = sorted(reports, key=lambda report: (report.task["id"], -report.miou))
+    subsets = sorted({name for report in rows for name in report.subsets})
+    head = ["task", "model", "images", "mIoU", "95 % interval", "mIoU gt>0"]
+    head += [f"mIoU {name}" for name in subsets]
+    head += ["pixel acc", "present recall", "classes"]
+    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
+    lines += [_row(report, subsets) for report in rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    notes = [
+        f"† {r.model['name']} on {r.task['id']}: {'; '.join(r.warnings)}"
+        for r in rows
+        if r.warnings
+    ]
+    return "\n\n".join([table, *notes]) + "\n"
+
+
+def _row(report: Report, subsets: Sequence[str]) -> list[str]:
+    metrics, interval = report.metrics, report.interval
+    values = [metrics.get(f"miou_{name}", float("nan")) for name in subsets]
+    return [
+        f"{report.task['id']} v{report.task['version']}",
+        f"{report.model['name']}{' †' if report.warnings else ''}",
+        str(report.data["images_scored"]),
+        _percent(report.miou),
+        f"{_percent(interval.low)} to {_percent(interval.high)}",
+        _percent(metrics["miou_gt"]),
+        *map(_percent, values),
+        _percent(metrics["pixel_acc"]),
+        _percent(metrics["present_recall"]),
+        f"{metrics['distinct_classes']:.1f} / {metrics['distinct_classes_true']:.1f}",
+    ]
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{100 * value:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The second of two runs of a task against the first."""
+
+    task: str
+    first: str
+    second: str
+    difference: Interval
+    """mIoU(second) - mIoU(first), paired over the images that both scored."""
+    per_class: tuple[tuple[str, float], ...]
+    """(class name, IoU(second) - IoU(first)) over those images, largest gain first."""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+    def summary(self) -> str:
+        """A few lines for a terminal."""
+        gap = self.difference
+        verdict = "real" if self.is_real else "not told apart from chance"
+        lines = [
+            f"{self.task}: {self.second} - {self.first} = {100 * gap.point:+.2f} mIoU "
+            f"[{100 * gap.low:+.2f}, {100 * gap.high:+.2f}] over {gap.images} images: {verdict}"
+        ]
+        shown = self.per_class if len(self.per_class) <= 10 else _ends(self.per_class)
+        return "\n".join([*lines, *(f"  {name}: {100 * gain:+.2f}" for name, gain in shown)])
+
+
+def _ends(rows: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    return rows[:5] + rows[-5:]
+
+
+def compare(first: Report, second: Report) -> Comparison:
+    """Tell whether the second run is better than the first.
+
+    Raises:
+        UsageError: the runs were made under different protocols or with other labels, or share no
+            image; a difference between such runs says nothing about the models.
+    """
+    if first.task["hash"] != second.task["hash"]:
+        raise UsageError(
+            f"runs differ in their protocol: {first.task['id']} {first.task['hash'][:12]} "
+            f"and {second.task['id']} {second.task['hash'][:12]}"
+        )
+    if first.names != second.names:
+        raise UsageError("runs differ in their class names")
+    both = sorted(set(first.per_image.ids) & set(second.per_image.ids))
+    if not both:
+        raise UsageError("runs share no image")
+    if not _same_labels(first, second, both):
+        raise UsageError("runs were scored against different labels")
+    difference = paired_difference(
+        first.per_image, second.per_image, rng=np.random.default_rng(_SEED), rule=_rule(first)
+    )
+    return Comparison(
+        task=first.task["id"],
+        first=first.model["name"],
+        second=second.model["name"],
+        difference=difference,
+        per_class=_gains(first, second, both),
+    )
+
+
+def _same_labels(first: Report, second: Report, ids: Sequence[str]) -> bool:
+    return np.array_equal(first.per_image.select(ids).gt, second.per_image.select(ids).gt)
+
+
+def _rule(report: Report) -> AbsentRule:
+    rule: AbsentRule = report.task["absent"]
+    return rule
+
+
+def _gains(first: Report, second: Report, ids: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    runs = (first.per_image.select(ids), second.per_image.select(ids))
+    ious = [Areas(*(area.sum(axis=0) for area in run)).ious() for run in runs]  # (K,) each
+    gains = zip(first.names, ious[1] - ious[0], strict=True)
+    known = [(name, float(gain)) for name, gain in gains if not np.isnan(gain)]
+    return tuple(sorted(known, key=lambda pair: -pair[1]))

@@ -1,0 +1,215 @@
+"""A folder of images, a folder of index masks and a table of class names."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from segbench.datasets.example import Example
+from segbench.errors import DataMissingError, FormatError, UnreadableImageError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+UNKNOWN = -2  # entry of the look-up table for a mask value that no row names
+INDEX_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B"})
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTable:
+    """Which mask value means which class."""
+
+    names: tuple[str, ...]
+    """K class names by label id, in the order of the table."""
+
+    lookup: npt.NDArray[np.int32]
+    """(65536,) label id by mask value; -1 ignored, -2 not in the table."""
+
+    subsets: Mapping[str, tuple[int, ...]]
+    """Label ids of "stuff" and "thing", where the table has a column `is_thing`."""
+
+
+def read_labels(
+    path: Path, ignore: Sequence[int] = (), background: int | None = None
+) -> LabelTable:
+    """Read a tab-separated table with columns `mask_value`, `name` and optionally `is_thing`.
+
+    Label ids follow the order of the rows, after ignored rows are left out; the background, where
+    one is named, comes first and is label 0.
+
+    Args:
+        path: the table, one header line, no quoting.
+        ignore: mask values that are not scored; they need no row.
+        background: mask value of the background class.
+
+    Raises:
+        DataMissingError: there is no such file.
+        FormatError: a column is missing, a value is no number in [0, 65535], or occurs twice.
+    """
+    rows = _rows(path)
+    values = [_mask_value(row["mask_value"], path) for row in rows]
+    if len(set(values)) < len(values):
+        twice = next(v for v in values if values.count(v) > 1)
+        raise FormatError(f"{path}: mask value {twice} has more than one row")
+    if background is not None and background not in values:
+        raise FormatError(f"{path}: no row has the background's mask value {background}")
+    kept = [pair for pair in zip(values, rows, strict=True) if pair[0] not in set(ignore)]
+    kept.sort(key=lambda pair: pair[0] != background)  # stable: only the background moves
+    lookup = np.full(65536, UNKNOWN, dtype=np.int32)
+    lookup[list(ignore)] = -1
+    lookup[[value for value, _ in kept]] = np.arange(len(kept))
+    return LabelTable(tuple(row["name"] for _, row in kept), lookup, _subsets(kept))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise DataMissingError(f"no table of class names at {path}")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+        for column in ("mask_value", "name"):
+            if column not in (reader.fieldnames or ()):
+                raise FormatError(f"{path}: no column {column!r}, found {reader.fieldnames}")
+        return list(reader)
+
+
+def _mask_value(text: str, path: Path) -> int:
+    if not (text.isdecimal() and int(text) < 65536):
+        raise FormatError(f"{path}: mask_value must be a number in [0, 65535], got {text!r}")
+    return int(text)
+
+
+def _subsets(kept: Sequence[tuple[int, dict[str, str]]]) -> dict[str, tuple[int, ...]]:
+    """Label ids by the column `is_thing`: 1 is a thing, 0 is stuff, empty is neither."""
+    named = {"stuff": "0", "thing": "1"}
+    found = {
+        name: tuple(label for label, (_, row) in enumerate(kept) if row.get("is_thing") == flag)
+        for name, flag in named.items()
+    }
+    return {name: ids for name, ids in found.items() if ids}
+
+
+def find_folder(root: Path, folder: str, labels: str) -> Path:
+    """Find a data set under `root`, or take `root` itself where it holds the table of names.
+
+    Raises:
+        DataMissingError: neither is there.
+    """
+    if not root.is_dir():
+        raise DataMissingError(f"no data root at {root}")
+    for candidate in (root / folder, root):
+        if (candidate / labels).is_file():
+            return candidate
+    raise DataMissingError(f"no {Path(folder) / labels} in {root}, nor {labels} itself")
+
+
+class FolderDataset:
+    """Images and index masks that share a file stem.
+
+    Masks are 8-bit, palette or 16-bit PNG, read as indices (never as colours) through a look-up
+    table, so no conversion of the files is needed.
+
+    Args:
+        folder: the data set's folder.
+        images: folder of `.jpg`, `.jpeg` or `.png` images, relative to `folder`.
+        masks: folder of `.png` masks, relative to `folder`.
+        labels: table of class names (`read_labels`), relative to `folder`.
+        ignore: mask values that are not scored.
+        background: mask value of the background class, which becomes label 0.
+
+    Raises:
+        DataMissingError: a folder or file is missing, or an image has no mask or a mask no image.
+        FormatError: the table of names contradicts itself.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        images: str = "images/val",
+        masks: str = "semantic_masks/val",
+        labels: str = "labels.tsv",
+        ignore: Sequence[int] = (),
+        background: int | None = None,
+    ) -> None:
+        self._labels_path = folder / labels
+        self._table = read_labels(self._labels_path, ignore, background)
+        image_paths = _by_stem(folder / images, IMAGE_SUFFIXES)
+        mask_paths = _by_stem(folder / masks, frozenset({".png"}))
+        _require(image_paths, mask_paths, f"image in {folder / images} has no mask")
+        _require(mask_paths, image_paths, f"mask in {folder / masks} has no image")
+        self._files = [(stem, path, mask_paths[stem]) for stem, path in image_paths.items()]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """K class names by label id."""
+        return self._table.names
+
+    @property
+    def subsets(self) -> Mapping[str, tuple[int, ...]]:
+        """Label ids of "stuff" and "thing", where the table tells them apart."""
+        return self._table.subsets
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Example:
+        """Read one image with its labels; images are in the order of their stems.
+
+        Raises:
+            UnreadableImageError: the image or the mask cannot be decoded.
+            FormatError: the mask holds a value that the table does not name, holds colours, or
+                differs in size from the image.
+        """
+        stem, image_path, mask_path = self._files[index]
+        image = np.asarray(_decode(image_path).convert("RGB"))  # (H, W, 3)
+        labels = self._read_mask(mask_path)  # (H, W)
+        if labels.shape != image.shape[:2]:
+            raise FormatError(
+                f"{mask_path}: mask is {labels.shape}, its image is {image.shape[:2]}"
+            )
+        return Example(stem, image, labels)
+
+    def _read_mask(self, path: Path) -> npt.NDArray[np.int32]:
+        picture = _decode(path)
+        if picture.mode not in INDEX_MODES:
+            raise FormatError(f"{path}: a mask must hold class indices, got mode {picture.mode!r}")
+        values = np.asarray(picture).astype(np.int64)  # (H, W)
+        if values.min() < 0 or values.max() > 65535:
+            raise FormatError(f"{path}: mask values must be in [0, 65535], got {values.max()}")
+        labels = self._table.lookup[values]  # (H, W) int32
+        if (labels == UNKNOWN).any():
+            value = values[labels == UNKNOWN][0]
+            raise FormatError(f"{path}: mask value {value} is not in {self._labels_path}")
+        return labels
+
+
+def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """Files of `folder` by stem, in the order of stems."""
+    if not folder.is_dir():
+        raise DataMissingError(f"no folder {folder}")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    if not paths:
+        raise DataMissingError(f"no {' or '.join(sorted(suffixes))} file in {folder}")
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            raise FormatError(f"{path} and {found[path.stem]} have the same stem")
+        found[path.stem] = path
+    return dict(sorted(found.items()))
+
+
+def _require(have: Mapping[str, Path], need: Mapping[str, Path], claim: str) -> None:
+    lone = [stem for stem in have if stem not in need]
+    if lone:
+        raise DataMissingError(f"{len(lone)} {claim}, the first is {have[lone[0]].name}")
+
+
+def _decode(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on bad bytes
+        raise UnreadableImageError(f"{path}: cannot be decoded: {error}") from error

@@ -1,0 +1,258 @@
+"""What an evaluation found: scores, how sure they are, and `results.json`."""
+
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from segbench.errors import FormatError
+from segbench.interval import Interval, bootstrap
+from segbench.metrics import ABSENT_RULES, AbsentRule, ConfusionMatrix
+from segbench.per_image import PerImageCounts
+
+KIND = "segbench-results"
+SCHEMA_VERSION = 1
+_NOT_SUBSETS = frozenset({"image", "fg", *ABSENT_RULES})  # what may follow `miou_` otherwise
+_SEED = 0  # of the bootstrap: the same counts give the same interval
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Scores of one segmenter on one task. Metrics are fractions; one that is undefined is NaN."""
+
+    task: dict[str, Any]
+    """id, version, hash, and the rule for absent classes behind `miou`."""
+    model: dict[str, Any]
+    """name."""
+    data: dict[str, Any]
+    """The data set's options, image counts, and a hash of the images and labels scored."""
+    names: tuple[str, ...]
+    """K class names by label id."""
+    prompts: tuple[str, ...]
+    """Names given to the model, by row of the text bank."""
+    templates: tuple[str, ...]
+    metrics: dict[str, float]
+    """`miou` under the task's rule, `miou_<rule>` under each, and the others of `summarise`."""
+    per_class: tuple[dict[str, Any], ...]
+    """name, iou, acc, gt_pixels and pr_pixels by label id."""
+    interval: Interval
+    """Of `miou`, over the draw of images."""
+    timing: dict[str, float]
+    environment: dict[str, str]
+    warnings: tuple[str, ...]
+    """What a reader of the numbers has to know, such as skipped images."""
+    command: str = field(default_factory=_command)
+    per_image: PerImageCounts = field(repr=False, compare=False)
+    """Confusion counts of every image, stored beside `results.json`."""
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU under the task's rule for absent classes."""
+        return self.metrics["miou"]
+
+    @property
+    def subsets(self) -> tuple[str, ...]:
+        """Names of the groups of classes that have a metric `miou_<name>`."""
+        tails = (key.removeprefix("miou_") for key in self.metrics if key.startswith("miou_"))
+        return tuple(tail for tail in tails if tail not in _NOT_SUBSETS)
+
+    @property
+    def confusion(self) -> ConfusionMatrix:
+        """Counts of all images."""
+        return ConfusionMatrix(self.per_image.classes, self.per_image.total())
+
+    def summary(self) -> str:
+        """A few lines for a terminal; every mIoU rule that gives another number is named."""
+        lines = [
+            f"{self.model['name']} on {self.task['id']}: mIoU {self.miou:.4f} "
+            f"[{self.interval.low:.4f}, {self.interval.high:.4f}], "
+            f"{self.data['images_scored']} images"
+        ]
+        rules = {rule: self.metrics[f"miou_{rule}"] for rule in ("union", "gt")}
+        if rules["union"] != rules["gt"]:
+            told = (f"{value:.4f} over {rule} > 0" for rule, value in rules.items())
+            lines.append(f"  absent classes matter: mIoU {', '.join(told)}")
+        others = [key for key in self.metrics if not key.startswith("miou")]
+        others += [key for key in self.metrics if key == "miou_fg"]
+        others += [f"miou_{name}" for name in self.subsets]
+        lines.append("  " + ", ".join(f"{key} {self.metrics[key]:.4f}" for key in others))
+        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+
+    def write(self, folder: Path) -> None:
+        """Write `confusion.npy`, `per_image.npz` and then `results.json` into `folder`.
+
+        Each file is written under a temporary name and renamed. The JSON comes last and holds the
+        checksums of the others, so a folder with a `results.json` is complete.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.json").unlink(missing_ok=True)  # never beside the arrays of another run
+        buffer = io.BytesIO()
+        np.save(buffer, self.per_image.total())
+        contents = {"confusion.npy": buffer.getvalue(), "per_image.npz": self.per_image.to_bytes()}
+        for name, data in contents.items():
+            _write_atomically(folder / name, data)
+        content = {"kind": KIND, "schema_version": SCHEMA_VERSION, **self._fields()}
+        content["files"] = {name: _sha256(data) for name, data in contents.items()}
+        text = json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n"
+        _write_atomically(folder / "results.json", text.encode())
+
+    def _fields(self) -> dict[str, Any]:
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "per_image"}
+        return {**content, "interval": asdict(self.interval)}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a `results.json`, or the one in a folder, with the counts beside it.
+
+        Raises:
+            FormatError: a file is missing, damaged, or of a kind or version that is not read here.
+        """
+        path = path / "results.json" if path.is_dir() else path
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{path}: cannot be read: {error}") from error
+        found = content.pop("kind", None), content.pop("schema_version", None)
+        if found != (KIND, SCHEMA_VERSION):
+            raise FormatError(
+                f"{path}: found {found[0]} version {found[1]}, reads {KIND} {SCHEMA_VERSION}"
+            )
+        for name, digest in content.pop("files").items():
+            beside = path.parent / name
+            if not beside.is_file() or _sha256(beside.read_bytes()) != digest:
+                raise FormatError(f"{beside}: missing or not the file that {path.name} names")
+        per_image = PerImageCounts.read(path.parent / "per_image.npz")
+        return cls(**_from_json(content), per_image=per_image)
+
+
+def _from_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Give fields the types that JSON took from them."""
+    tuples = {key: tuple(content[key]) for key in ("names", "prompts", "templates", "warnings")}
+    per_class = tuple(_with_nan(row) for row in content["per_class"])
+    dataset = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in content["data"]["dataset"].items()
+    }
+    return {
+        **content,
+        **tuples,
+        "data": {**content["data"], "dataset": dataset},
+        "metrics": _with_nan(content["metrics"]),
+        "per_class": per_class,
+        "interval": Interval(**_with_nan(content["interval"])),
+    }
+
+
+def _with_nan(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in numbers.items()}
+
+
+def _without_nan(value: Any) -> Any:
+    """The same JSON value with null for NaN."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write beside `path`, flush to disk, rename; on failure leave no part behind."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def summarise(
+    per_image: PerImageCounts,
+    *,
+    names: Sequence[str],
+    subsets: Mapping[str, Sequence[int]],
+    rule: AbsentRule,
+    background: int | None,
+) -> tuple[dict[str, float], tuple[dict[str, Any], ...], Interval]:
+    """All scores of a run, from its counts.
+
+    Args:
+        per_image: counts of at least one image.
+        names: K class names.
+        subsets: label ids by name; each adds `miou_<name>` under `rule`.
+        rule: for absent classes, behind `miou`, `miou_image`, `miou_fg` and the subsets.
+        background: label id of the background, which adds `miou_fg`; None without one.
+
+    Returns:
+        metrics: by name, at full precision.
+        per_class: one row a class.
+        interval: of `miou`.
+
+    Raises:
+        FormatError: a subset has the name of another metric.
+    """
+    if taken := sorted(_NOT_SUBSETS & set(subsets)):
+        raise FormatError(f"a subset must not be named {taken[0]!r}: miou_{taken[0]} is taken")
+    matrix = ConfusionMatrix(per_image.classes, per_image.total())
+    metrics = {"miou": matrix.miou(rule)}
+    metrics |= {f"miou_{each}": matrix.miou(each) for each in ABSENT_RULES}
+    metrics["miou_image"] = per_image.miou_image(rule)
+    if background is not None:
+        metrics["miou_fg"] = matrix.miou_fg(background, rule)
+    for name, ids in subsets.items():
+        metrics[f"miou_{name}"] = matrix.miou(rule, ids)
+    metrics |= {"macc": matrix.macc(), "pixel_acc": matrix.pixel_acc(), "fwiou": matrix.fwiou()}
+    metrics |= per_image.diagnostics()
+    interval = bootstrap(per_image, rng=np.random.default_rng(_SEED), rule=rule)
+    return metrics, _per_class(matrix, names), interval
+
+
+def _per_class(matrix: ConfusionMatrix, names: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    areas, ious, accuracies = matrix.areas, matrix.ious(), matrix.accuracies()
+    return tuple(
+        {
+            "name": name,
+            "iou": float(ious[label]),
+            "acc": float(accuracies[label]),
+            "gt_pixels": int(areas.gt[label]),
+            "pr_pixels": int(areas.pr[label]),
+        }
+        for label, name in enumerate(names)
+    )
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions that a score may depend on, and the kind of device."""
+    found = {"python": platform.python_version(), "platform": platform.system()}
+    for package in ("segbench", "torch", "numpy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            found[package] = "unknown"
+    is_gpu = device.type == "cuda"
+    return {**found, "device": torch.cuda.get_device_name(device) if is_gpu else device.type}

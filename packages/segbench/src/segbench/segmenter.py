@@ -1,0 +1,45 @@
+"""What a model has to offer to be evaluated."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """A model that scores every class at every place of an image.
+
+    The protocol (size, windows, prompts, background) belongs to the task and is applied by the
+    harness; normalisation of the image belongs to the model and is applied by `segment`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name under which results are listed."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Embed prompts.
+
+        Args:
+            prompts: n full prompts, such as "a photo of a cat.".
+
+        Returns:
+            (n, D) float32, raw projector outputs. Not normalised: the order in which rows are
+            averaged and normalised is a choice of the task.
+        """
+        ...
+
+    def segment(self, image: Tensor, bank: Tensor) -> Tensor:
+        """Score every class of a text bank at every place.
+
+        Args:
+            image: (3, H, W) float32 RGB in [0, 1], resized and cropped by the harness.
+            bank: (K, D) float32 unit rows.
+
+        Returns:
+            (K, h, w) floating point at any resolution that covers the image evenly, finite,
+            higher is better.
+        """
+        ...

@@ -1,0 +1,216 @@
+"""A task is a data set under a protocol: every choice that moves the number, and a hash of it."""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from segbench.bank import Averaging, load_templates
+from segbench.datasets import check_spec
+from segbench.errors import FormatError, UsageError, unknown
+from segbench.metrics import ABSENT_RULES, AbsentRule
+
+BackgroundName = Literal["none", "threshold", "constant", "softmax_floor"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A data set under a protocol.
+
+    Raises:
+        FormatError: a value is out of range, or an option of the data set is unknown.
+    """
+
+    id: str
+    """`<data set>@<protocol>`."""
+
+    dataset: Mapping[str, Any]
+    """`kind` of data set and its options (`segbench.datasets`)."""
+
+    version: int = 1
+    """Raised whenever a choice below changes, so that old results are not compared with new."""
+
+    summary: str = ""
+    """One line for `segbench ls`; not part of the hash."""
+
+    short_px: int | None = None
+    """Resize the short side to this, keeping the ratio; no resize when left out."""
+
+    long_px: int | None = None
+    """... unless the long side would pass this."""
+
+    window_px: int | None = None
+    """Side of the square windows; the whole image at once when left out."""
+
+    stride_px: int | None = None
+    """Step between windows, at most `window_px`."""
+
+    background: BackgroundName = "none"
+    """How a pixel becomes background (`segbench.background`)."""
+
+    background_value: float = 0.0
+    """Threshold, constant or floor of the background policy."""
+
+    background_scale: float = 1.0
+    """Factor on scores before the softmax of `softmax_floor`."""
+
+    background_label: int = 0
+    """Label id of the background; that class is given no prompt. Unused by policy `none`."""
+
+    names: str = ""
+    """Class names given to the model: the data set's own when empty, else a file in `classnames/`,
+    with `:variant` if need be, such as `voc21:groupvit`."""
+
+    strip_suffixes: tuple[str, ...] = ()
+    """Endings taken off the names, such as `-merged`."""
+
+    templates: str = "groupvit_simple"
+    """Template set in `prompts/`, with `:set` if need be, such as `groupvit_simple:subset`."""
+
+    averaging: Averaging = "normalise_mean_normalise"
+    """Order in which prompt embeddings are averaged and normalised (`segbench.bank`)."""
+
+    split_synonyms: bool = False
+    """Treat a name such as "bed, cot" as two synonyms that are averaged."""
+
+    absent: AbsentRule = "union"
+    """Rule for absent classes behind the metric `miou`; all rules are reported."""
+
+    def __post_init__(self) -> None:
+        check_spec(self.dataset, self.id)
+        object.__setattr__(self, "dataset", MappingProxyType(_frozen(self.dataset)))
+        object.__setattr__(self, "strip_suffixes", tuple(self.strip_suffixes))
+        _check_sizes(self)
+        _check_choice(self, "background", get_args(BackgroundName))
+        _check_choice(self, "averaging", get_args(Averaging))
+        _check_choice(self, "absent", ABSENT_RULES)
+        if self.background_label < 0:
+            raise FormatError(f"{self.id}: background_label must be >= 0: {self.background_label}")
+
+    @property
+    def hash(self) -> str:
+        """Sha256 of everything that moves the number, the text of the templates included."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        del content["summary"]
+        content["dataset"] = dict(self.dataset)
+        content["templates"] = load_templates(self.templates)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """What a report says of the task."""
+        names = ("id", "version", "hash", "absent")
+        return {name: getattr(self, name) for name in names}
+
+    def with_dataset(self, **overrides: Any) -> "Task":
+        """The same protocol on a data set with other options, such as `count=20`.
+
+        The id stays and the hash changes.
+
+        Raises:
+            FormatError: no such option.
+        """
+        return replace(self, dataset={**self.dataset, **overrides})
+
+
+def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+
+
+def _check_sizes(task: Task) -> None:
+    for name in ("short_px", "long_px", "window_px", "stride_px"):
+        value = getattr(task, name)
+        if value is not None and value < 1:
+            raise FormatError(f"{task.id}: {name} must be >= 1, got {value}")
+    if (task.window_px is None) != (task.stride_px is None):
+        raise FormatError(f"{task.id}: window_px and stride_px are given together or not at all")
+    if task.window_px and task.stride_px and task.stride_px > task.window_px:
+        raise FormatError(
+            f"{task.id}: stride_px must be <= window_px {task.window_px}, got {task.stride_px}"
+        )
+    if task.long_px is not None and task.short_px is None:
+        raise FormatError(f"{task.id}: long_px needs short_px")
+
+
+def _check_choice(task: Task, key: str, choices: tuple[str, ...]) -> None:
+    value = getattr(task, key)
+    if value not in choices:
+        raise FormatError(unknown(key, str(value), choices, task.id))
+
+
+def list_tasks() -> list[str]:
+    """Ids of the tasks that come with the package, sorted."""
+    entries = (files("segbench") / "tasks").iterdir()
+    return sorted(e.name.removesuffix(".toml") for e in entries if e.name.endswith(".toml"))
+
+
+def load_task(name_or_path: str | Path) -> Task:
+    """Load a task by id, or from a TOML file of your own.
+
+    Args:
+        name_or_path: an id of `list_tasks()`, or a path that ends in `.toml`.
+
+    Raises:
+        UsageError: no such task or file.
+        FormatError: the file is not TOML, has an unknown key or a value out of range.
+    """
+    name = str(name_or_path)
+    if name.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise UsageError(f"no task file at {path}")
+        return parse_task(path.read_text(encoding="utf-8"), str(path))
+    if name not in list_tasks():
+        raise UsageError(unknown("task", name, list_tasks()))
+    text = (files("segbench") / "tasks" / f"{name}.toml").read_text(encoding="utf-8")
+    return parse_task(text, f"{name}.toml")
+
+
+def parse_task(text: str, source: str) -> Task:
+    """Build a task from TOML.
+
+    Args:
+        text: the fields of `Task` as keys, and a table `[dataset]`.
+        source: file to name in errors; its stem is the id when the text has none.
+
+    Raises:
+        FormatError: not TOML, an unknown or missing key, a wrong type, or a value out of range.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FormatError(f"{source}: {error}") from error
+    known = [field.name for field in fields(Task)]
+    for key in content:
+        if key not in known:
+            raise FormatError(unknown("key", key, known, source))
+    if not isinstance(content.get("dataset"), dict):
+        raise FormatError(f"{source}: a task needs a table [dataset]")
+    _check_types(content, source)
+    return Task(**{"id": Path(source).stem, **content})
+
+
+_TOML_TYPES: dict[Any, type | tuple[type, ...]] = {
+    int: int,
+    int | None: int,
+    float: (int, float),
+    bool: bool,
+    tuple[str, ...]: list,
+    Mapping[str, Any]: dict,
+}
+"""What TOML must hold for a field of each type; the other fields are strings."""
+
+
+def _check_types(content: Mapping[str, Any], source: str) -> None:
+    for field in fields(Task):
+        if field.name not in content:
+            continue
+        kind, value = _TOML_TYPES.get(field.type, str), content[field.name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            wanted = getattr(field.type, "__name__", field.type)
+            raise FormatError(f"{source}: {field.name} must be {wanted}, got {value!r}")

@@ -1,0 +1,176 @@
+"""Command line: output, exit codes, errors of one line."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segbench import Report, Segmenter
+from segbench.cli import console, main
+
+FACTORY = """
+import torch
+
+class Model:
+    def __init__(self, label):
+        self.label = label
+        self.name = f"all-{label}"
+
+    def encode_text(self, prompts):
+        return torch.ones(len(prompts), 4)
+
+    def segment(self, image, bank):
+        scores = torch.zeros(len(bank), 1, 1)
+        scores[self.label] = 1
+        return scores
+
+def make(label=0):
+    return Model(label)
+
+def nothing():
+    return 3
+"""
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*argv: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in argv])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "my_models.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
+    return "my_models:make"
+
+
+def refused(result: tuple[int, str, str], code: int, message: str) -> None:
+    got, _, err = result
+    assert got == code, err
+    assert message in err
+    assert err.startswith("segbench: ")
+    assert err.count("\n") == 1
+
+
+def test_ls(cli: Run) -> None:
+    code, out, _ = cli("ls", "tasks")
+    assert code == 0
+    assert any(line.startswith("camvid11@groupvit\tCamVid") for line in out.splitlines())
+    assert "clip_imagenet_80" in cli("ls", "prompts")[1].split()
+    assert "voc21" in cli("ls", "names")[1].split()
+
+
+def test_run_table_compare(
+    cli: Run, factory: str, mini: Path, mini_task: Path, tmp_path: Path
+) -> None:
+    common = ("run", factory, mini_task, "--root", mini)
+    code, out, _ = cli(*common, "--out", tmp_path / "r/sky")
+    assert code == 0
+    assert out.startswith("all-0 on mini@whole: mIoU 0.2083")
+    assert Report.read(tmp_path / "r/sky/mini@whole").metrics["pixel_acc"] == 20 / 32
+    assert cli(*common, "--out", tmp_path / "r/grass", "--option.label=1")[0] == 0
+    assert cli(*common, "--option", '{"label": 2}')[1].startswith("all-2 on")
+
+    code, out, _ = cli("table", tmp_path / "r")
+    assert code == 0
+    assert [line.split(" | ")[1] for line in out.splitlines()[2:]] == ["all-0", "all-1"]
+    results = [tmp_path / "r" / name / "mini@whole" for name in ("sky", "grass")]
+    code, out, _ = cli("compare", *results)
+    assert code == 0
+    assert f"all-1 - all-0 = {100 * (8 - 20) / 96:+.2f} mIoU" in out
+
+
+def test_run_on_several_tasks(cli: Run, factory: str, mini: Path, mini_task: Path) -> None:
+    code, out, _ = cli("run", factory, f"{mini_task},{mini_task}", "--root", mini)
+    assert (code, out.count("all-0 on mini@whole")) == (0, 2)
+
+
+def test_score(cli: Run, mini: Path, mini_task: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    np.save(saved / "a.npy", np.zeros((6, 4), dtype=np.uint8))
+    np.save(saved / "b.npy", np.zeros((4, 4), dtype=np.uint8))
+    code, out, _ = cli("score", saved, mini_task, "--root", mini, "--out", tmp_path / "out")
+    assert code == 0
+    assert out.startswith("saved on mini@whole: mIoU 0.2083")
+    refused(
+        cli("score", saved, mini_task, "--root", mini, "--out", tmp_path / "out"),
+        2,
+        "holds results already",
+    )
+
+
+def test_wrong_usage_is_one_line_and_code_2(cli: Run, factory: str, mini_task: Path) -> None:
+    refused(cli("rnu"), 2, "invalid choice: 'rnu'")
+    refused(cli(), 2, "subcommand")
+    refused(cli("run", factory, mini_task, "--limt", "3"), 2, "--limt")
+    refused(cli("run", factory, mini_task, "--limit", "few"), 2, "few")
+    refused(cli("run", factory, "camvid@groupvit"), 2, "did you mean 'camvid11@groupvit'")
+    refused(cli("run", "no_such_module:make", mini_task), 2, "No module named")
+    refused(cli("run", "my_models:mak", mini_task), 2, "has no attribute 'mak'")
+    refused(cli("run", "my_models", mini_task), 2, "my_models")
+    refused(cli("run", "my_models:nothing", mini_task), 2, "gave a int, which lacks")
+    refused(cli("run", factory, mini_task, "--option.colour=3"), 2, "colour")
+
+
+def test_missing_data_is_one_line_and_code_3(
+    cli: Run, factory: str, mini: Path, mini_task: Path, tmp_path: Path
+) -> None:
+    refused(cli("run", factory, mini_task), 3, "--root")
+    refused(cli("run", factory, mini_task, "--root", tmp_path / "no"), 3, "no data root at")
+    refused(cli("table", tmp_path), 3, "no results.json under")
+    (mini / "semantic_masks/val/a.png").unlink()
+    refused(cli("run", factory, mini_task, "--root", mini), 3, "has no mask")
+
+
+def test_wrong_data_is_one_line_and_code_1(
+    cli: Run, factory: str, mini: Path, mini_task: Path
+) -> None:
+    (mini / "labels.tsv").write_text("mask_value\tname\n0\tsky\n1\tgrass\n")
+    refused(cli("run", factory, mini_task, "--root", mini), 1, "mask value 2 is not in")
+    mini_task.write_text("windw_px = 3\n" + mini_task.read_text())
+    refused(cli("run", factory, mini_task, "--root", mini), 1, "did you mean 'window_px'?")
+
+
+def test_a_skipped_image_is_code_4_unless_allowed(
+    cli: Run, factory: str, mini: Path, mini_task: Path, tmp_path: Path
+) -> None:
+    (mini / "images/val/a.png").write_bytes(b"broken")
+    common = ("run", factory, mini_task, "--root", mini)
+    code, out, err = cli(*common, "--out", tmp_path / "out")
+    assert code == 4
+    assert "1 images could not be read" in err
+    assert "skipped: " in out
+    assert Report.read(tmp_path / "out/mini@whole").data["images_skipped"] == 1
+    assert cli(*common, "--allow_partial", "true")[0] == 0
+
+
+def test_help_names_every_option(cli: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli("run", "--help")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--root", "--out", "--option", "--limit", "--device", "--overlays"):
+        assert option in text
+
+
+def test_console_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["segbench", "table", "/nonexistent"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as caught:
+        console()
+    assert caught.value.code == 3
+
+
+def test_segmenter_protocol_is_structural(painted: Segmenter) -> None:
+    assert isinstance(painted, Segmenter)
+    assert not isinstance(object(), Segmenter)

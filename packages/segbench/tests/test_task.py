@@ -1,0 +1,97 @@
+"""Task files."""
+
+from pathlib import Path
+
+import pytest
+
+from segbench import FormatError, Task, UsageError, list_tasks, load_task, load_templates
+from segbench.task import parse_task
+
+SCENES = '[dataset]\nkind = "scenes"\n'
+
+
+def test_every_task_of_the_package_loads_under_its_own_id() -> None:
+    assert len(list_tasks()) >= 5
+    tasks = [load_task(name) for name in list_tasks()]
+    assert [task.id for task in tasks] == list_tasks()
+    assert len({task.hash for task in tasks}) == len(tasks)
+    assert all(task.summary and "@" in task.id for task in tasks)
+
+
+def test_groupvit_protocol_is_the_published_one() -> None:
+    task = load_task("coco128_panoptic133@groupvit")
+    assert (task.short_px, task.long_px, task.window_px, task.stride_px) == (448, 2048, 448, 224)
+    assert (task.background, task.averaging) == ("none", "mean_then_normalise")
+    assert load_templates(task.templates) == ("a photo of a {}.",)
+    mini = load_task("coco_mini81@groupvit")
+    assert (mini.background, mini.background_value, mini.background_label) == ("threshold", 0.95, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "window_pxx = 3\n" + SCENES,
+            "unknown key 'window_pxx' in x.toml; did you mean 'window_px'",
+        ),
+        ('[dataset]\nkind = "scenes"\ncuont = 3\n', "did you mean 'dataset.count'"),
+        ('[dataset]\nkind = "folders"\n', "did you mean 'folder'"),
+        ("version = 1\n", r"needs a table \[dataset\]"),
+        ("version =", "x.toml"),
+        ('version = "1"\n' + SCENES, "version must be int, got '1'"),
+        ("split_synonyms = 1\n" + SCENES, "split_synonyms must be bool, got 1"),
+        ("version = true\n" + SCENES, "version must be int, got True"),
+        ("window_px = 4\n" + SCENES, "given together"),
+        ("window_px = 4\nstride_px = 5\n" + SCENES, "stride_px must be <= window_px 4, got 5"),
+        ("short_px = 0\n" + SCENES, "short_px must be >= 1, got 0"),
+        ("long_px = 9\n" + SCENES, "long_px needs short_px"),
+        ('background = "treshold"\n' + SCENES, "did you mean 'threshold'"),
+        ('absent = "mean"\n' + SCENES, "unknown absent 'mean'"),
+    ],
+)
+def test_mistakes_are_named(text: str, message: str) -> None:
+    with pytest.raises(FormatError, match=message) as caught:
+        parse_task(text, "x.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_task_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'camvid11@groupvit'"):
+        load_task("camvid@groupvit")
+    with pytest.raises(UsageError, match=r"no task file at .*nowhere\.toml"):
+        load_task("nowhere.toml")
+
+
+def test_hash_follows_what_moves_the_number() -> None:
+    base = parse_task("version = 1\n" + SCENES, "a@b.toml")
+    assert base.id == "a@b"
+    told = parse_task('version = 1\nsummary = "words"\n' + SCENES, "a@b.toml")
+    assert told.hash == base.hash
+    changes = ("version = 2", "absent = 'gt'", "templates = 'clip_imagenet_7'", "short_px = 64")
+    hashes = {parse_task(f"{change}\n{SCENES}", "a@b.toml").hash for change in changes}
+    assert len(hashes | {base.hash}) == len(changes) + 1
+
+
+def test_templates_of_equal_name_count_by_their_text() -> None:
+    sets = ("groupvit_simple:subset", "clip_imagenet_7")
+    hashes = {Task(id="a@b", dataset={"kind": "scenes"}, templates=name).hash for name in sets}
+    assert len(hashes) == 2
+
+
+def test_with_dataset_changes_the_hash_and_nothing_else() -> None:
+    task = load_task("scenes@whole")
+    small = task.with_dataset(count=3)
+    assert small.dataset["count"] == 3
+    assert (small.id, small.averaging) == (task.id, task.averaging)
+    assert small.hash != task.hash
+    assert small.with_dataset(count=task.dataset["count"]) == task
+    with pytest.raises(FormatError, match=r"did you mean 'dataset\.count'"):
+        task.with_dataset(counts=3)
+
+
+def test_task_file_of_a_user(mini_task: Path) -> None:
+    task = load_task(mini_task)
+    assert task.id == "mini@whole"
+    assert task.dataset["ignore"] == (255,)
+    with pytest.raises(TypeError):
+        task.dataset["ignore"] = ()  # type: ignore[index]  # a task never changes
