@@ -5,16 +5,17 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from groupvit.layers import Block, QuickGELU, SelfAttention, TokenMLP, attend
 from torch import nn
+
+from groupvit.layers import Block, QuickGELU, SelfAttention, TokenMLP, attend
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_attend_is_pytorchs_attention(causal: bool) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 6, 8) for _ in range(3))
-    split = [x.view(2, 6, 2, 4).transpose(1, 2) for x in (q, k, v)]
-    want = F.scaled_dot_product_attention(*split, is_causal=causal)
+    a, b, c = (x.view(2, 6, 2, 4).transpose(1, 2) for x in (q, k, v))
+    want = F.scaled_dot_product_attention(a, b, c, is_causal=causal)
     got = attend(q, k, v, 2, causal=causal)
     torch.testing.assert_close(got, want.transpose(1, 2).reshape(2, 6, 8), rtol=1e-5, atol=1e-6)
 

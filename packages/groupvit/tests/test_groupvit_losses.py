@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from groupvit.losses import contrastive, multi_label_contrastive
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+
+from groupvit.losses import contrastive, multi_label_contrastive
 
 
 def rows(*shape: int, seed: int = 0) -> Tensor:

@@ -1,10 +1,13 @@
 """Roll-up of assignments."""
 
+from itertools import pairwise
+
 import pytest
 import torch
-from groupvit import roll_up
 from hypothesis import given
 from hypothesis import strategies as st
+
+from groupvit import roll_up
 
 
 def test_worked_example() -> None:
@@ -19,7 +22,7 @@ def test_columns_stay_probabilities(sizes: list[int], seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     maps = [
         torch.randn(2, upper, lower, generator=random).softmax(dim=1)
-        for lower, upper in zip(sizes, sizes[1:], strict=False)
+        for lower, upper in pairwise(sizes)
     ]
     rolled = roll_up(maps)
     assert rolled.shape == (2, sizes[-1], sizes[0])

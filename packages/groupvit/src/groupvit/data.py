@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -115,11 +115,20 @@ def _index_shard(shard: Path, dataset: str) -> tuple[list[Location], list[Skippe
                 elif suffix in CAPTION_SUFFIXES:
                     content = tar.extractfile(member)
                     captions.setdefault(key, content.read() if content else b"")
+            _check_end(tar)
     except FileNotFoundError as error:
         raise DataError(f"{shard}: no such file") from error
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f"{shard}: not a whole tar file ({error}); write it again") from error
     return _join(shard, dataset, images, captions, twice)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """A block of zeros ends an archive; tarfile stops in silence at anything else."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no end of archive at byte {tar.offset}")
 
 
 def _join(
@@ -240,7 +249,7 @@ def without_corrupt(pairs: Sequence[Location]) -> tuple[list[Location], list[Ski
     for pair in pairs:
         try:
             _decode(pair)
-        except (UnidentifiedImageError, OSError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             skipped.append(Skipped(pair.id, f"image cannot be decoded: {error}"))
         else:
             kept.append(pair)

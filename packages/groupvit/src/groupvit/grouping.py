@@ -74,7 +74,7 @@ def straight_through(soft: Tensor) -> Tensor:
         soft: (B, G, N) float32.
     """
     hard = F.one_hot(soft.argmax(dim=1), soft.shape[1]).mT.to(soft.dtype)  # (B, G, N)
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())  # in this order exact: the bracket is 0
 
 
 class PreAssign(nn.Module):

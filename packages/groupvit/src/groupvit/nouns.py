@@ -1,5 +1,6 @@
 """The words of a caption that GroupViT prompts with: nouns and verbs, tagged offline."""
 
+import warnings
 from functools import lru_cache
 
 from textblob.taggers import PatternTagger
@@ -10,7 +11,11 @@ TAGS = frozenset({"NN", "NNS", "NNP", "VBG", "VB", "VBD", "VBN", "VBP", "VBZ"})
 
 @lru_cache(maxsize=1)
 def _tagger() -> PatternTagger:
-    return PatternTagger()
+    tagger = PatternTagger()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the library leaves its lexicon open
+        tagger.tag("a")  # reads it
+    return tagger
 
 
 def caption_words(caption: str) -> tuple[str, ...]:

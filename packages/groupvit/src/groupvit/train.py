@@ -13,7 +13,7 @@ from typing import TextIO
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm  # type: ignore[import-untyped]  # has no stubs
+from tqdm import tqdm
 
 from groupvit.checkpoint import find_checkpoints, resume, save_checkpoint
 from groupvit.config import TrainConfig

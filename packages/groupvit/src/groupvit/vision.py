@@ -29,7 +29,7 @@ class VisionOutput:
 
 
 class ConvStem(nn.Sequential):
-    """Stride-2 convolutions down to the patch grid, then one residual convolution.
+    """Stride-2 convolutions down to the patch grid, then two residual convolutions.
 
     A patch still sees little beyond its border, so grouping stays local (Xiao et al.,
     arXiv:2106.14881, show that such stems train faster than one linear layer).
@@ -41,7 +41,7 @@ class ConvStem(nn.Sequential):
         layers: list[nn.Module] = []
         for low, high in pairwise(widths):
             layers += [nn.Conv2d(low, high, 3, stride=2, padding=1), nn.GELU()]
-        super().__init__(*layers[:-1], ConvResidual(dim))
+        super().__init__(*layers[:-1], ConvResidual(dim), ConvResidual(dim))
 
 
 class ConvResidual(nn.Module):
@@ -170,7 +170,8 @@ class VisionTower(nn.Module):
         super().__init__()
         self.config = config
         self.patches = PatchEmbed(config)
-        rates = torch.linspace(0, config.drop_path, max(sum(config.depths), 1)).tolist()
+        total = sum(config.depths)
+        rates = [config.drop_path * i / max(total - 1, 1) for i in range(total)]
         starts = [sum(config.depths[:i]) for i in range(len(config.depths))]
         self.stages = nn.ModuleList(
             Stage(config, index, rates[start : start + depth])

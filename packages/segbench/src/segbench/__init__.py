@@ -3,6 +3,14 @@
 from segbench.bank import build_bank, load_names, load_templates
 from segbench.compare import Comparison, compare, markdown_table
 from segbench.datasets import Example, FolderDataset, SegmentationDataset, open_dataset
+from segbench.datasets.scenes import (
+    CaptionGap,
+    CaptionRates,
+    Scene,
+    ScenesDataset,
+    caption_gap,
+    write_pairs,
+)
 from segbench.errors import (
     DataMissingError,
     FormatError,
@@ -24,6 +32,8 @@ from segbench.task import Task, list_tasks, load_task
 __version__ = "0.1.0"
 
 __all__ = [
+    "CaptionGap",
+    "CaptionRates",
     "Comparison",
     "ConfusionMatrix",
     "DataMissingError",
@@ -35,6 +45,8 @@ __all__ = [
     "PerImageCounts",
     "Report",
     "SegbenchError",
+    "Scene",
+    "ScenesDataset",
     "SegmentationDataset",
     "Segmenter",
     "Task",
@@ -42,6 +54,7 @@ __all__ = [
     "UsageError",
     "bootstrap",
     "build_bank",
+    "caption_gap",
     "compare",
     "count_pairs",
     "evaluate",
@@ -59,4 +72,5 @@ __all__ = [
     "score_folder",
     "strip",
     "task_bank",
+    "write_pairs",
 ]

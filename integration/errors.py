@@ -1,0 +1,13 @@
+"""What a user of a recipe can act on."""
+
+
+class RecipeError(Exception):
+    """A recipe, a stage or a path that cannot be used; one line."""
+
+    exit_code = 2
+
+
+class DataMissingError(Exception):
+    """Files that a recipe needs are not there; one line with the way out."""
+
+    exit_code = 3

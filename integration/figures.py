@@ -1,0 +1,167 @@
+"""Pictures of a run: loss curves, archives with witnesses, overlays of a concept no caption names."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import torch
+from conceptarchive import ConceptArchive, Pair, find_shards, read_pairs
+from groupvit import GroupViTSegmenter, load_model
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from segbench import Task, open_dataset, overlay, predict_labels, task_bank
+
+from integration.results import read_log
+
+COLOURS = {"baseline": "#c44e52", "cocu": "#4c72b0", "upper-bound": "#8c8c8c"}
+THUMBNAIL_PX = 144
+
+UInt8Image = npt.NDArray[np.uint8]
+
+
+def png_data(image: Image.Image | Figure) -> str:
+    """A picture as the address of an HTML <img>."""
+    content = io.BytesIO()
+    if isinstance(image, Figure):
+        FigureCanvasAgg(image)
+        image.savefig(content, format="png", dpi=110, bbox_inches="tight")
+    else:
+        image.save(content, "PNG")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def loss_curves(logs: Mapping[str, Sequence[Path]]) -> Figure:
+    """Losses over steps, arms in colours, seeds as thin lines (CoCu, Fig. 3a).
+
+    Args:
+        logs: run folders by arm.
+    """
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(9, 3))
+        names = ("loss", "caption_loss", "multi_label_loss")
+        for axis, name in zip(figure.subplots(1, 3), names, strict=True):
+            for arm, runs in logs.items():
+                for number, run in enumerate(runs):
+                    lines = [line for line in read_log(run) if name in line]
+                    axis.plot(
+                        [line["step"] for line in lines],
+                        [line[name] for line in lines],
+                        color=COLOURS.get(arm, "black"),
+                        linewidth=0.9,
+                        label=arm if number == 0 else None,
+                    )
+            axis.set_title(name.replace("_", " "))
+            axis.set_xlabel("step")
+            axis.grid(alpha=0.3)
+            axis.legend()
+    return figure
+
+
+def all_pairs(folder: Path, dataset: str) -> Iterator[Pair]:
+    """All pairs of a folder of shards, without their images."""
+    return read_pairs(find_shards(folder), dataset=dataset, images=False)
+
+
+def pick_pairs(folder: Path, dataset: str, wanted: set[str]) -> dict[str, Pair]:
+    """Pairs with their images, by id, read from shards."""
+    found: dict[str, Pair] = {}
+    for shard in find_shards(folder):
+        if any(f"/{shard.stem}/" in key for key in wanted - found.keys()):
+            pairs = read_pairs([shard], dataset=dataset)
+            found.update({pair.id: pair for pair in pairs if pair.id in wanted})
+    return found
+
+
+def thumbnail(pair: Pair) -> str:
+    """A pair's image at a size to look at, as an <img> address."""
+    assert pair.image is not None
+    image = Image.open(io.BytesIO(pair.image)).convert("RGB")
+    scale = THUMBNAIL_PX / max(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    smooth = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+    return png_data(image.resize(size, smooth))
+
+
+def archive_examples(
+    archive: ConceptArchive, captions: Mapping[str, str], mentioned: Mapping[str, frozenset[str]],
+    count: int = 6,
+) -> list[tuple[str, str]]:
+    """Pairs whose best unnamed concept is worth showing: (key, concept), spread over the archive.
+
+    Nothing is picked by success: every n-th pair with a caption and an unnamed concept is taken.
+    """  # fmt: skip
+    chosen: list[tuple[str, str]] = []
+    step = max(len(archive) // (count * 4), 1)
+    for key in archive.keys[::step]:
+        new = [c.name for c in archive.concepts(key) if c.name not in mentioned[key]]
+        if captions[key] and new and len(chosen) < count:
+            chosen.append((key, new[0]))
+    return chosen
+
+
+class Predictions:
+    """Label maps of a task's first images by several models.
+
+    Args:
+        runs: run folder of each arm.
+        task: what is segmented.
+        root: of its data.
+    """
+
+    def __init__(self, runs: Mapping[str, Path], task: Task, root: Path | None) -> None:
+        self.dataset = open_dataset(task.dataset, root)
+        self.task = task
+        self._segmenters = {
+            arm: GroupViTSegmenter(load_model(run), name=arm) for arm, run in runs.items()
+        }
+        self._banks = {
+            arm: task_bank(segmenter, task, self.dataset.names)
+            for arm, segmenter in self._segmenters.items()
+        }
+
+    def of(self, index: int) -> tuple[UInt8Image, npt.NDArray[np.int32], dict[str, npt.NDArray[np.int64]]]:
+        """Image (H, W, 3), truth (H, W) and each arm's label map (H, W)."""
+        example = self.dataset[index]
+        pixels = torch.from_numpy(example.image).permute(2, 0, 1).float() / 255  # (3, H, W)
+        maps = {
+            arm: predict_labels(segmenter, pixels, self._banks[arm], self.task).cpu().numpy()
+            for arm, segmenter in self._segmenters.items()
+        }
+        return example.image, example.labels, maps
+
+
+def concept_strip(image: UInt8Image, masks: Mapping[str, npt.NDArray[np.bool_]], concept: str) -> Figure:
+    """The picture, then where each arm (and the truth) sees one concept (CoCu, Fig. 4)."""
+    figure = Figure(figsize=(2.1 * (len(masks) + 1), 2.4))
+    axes = figure.subplots(1, len(masks) + 1)
+    axes[0].imshow(image, interpolation="nearest")
+    axes[0].set_title("picture", fontsize=9)
+    for axis, (name, mask) in zip(axes[1:], masks.items(), strict=True):
+        shown = image.copy()
+        shown[mask] = (0.35 * image[mask] + 0.65 * np.array([255, 40, 60])).astype(np.uint8)
+        shown[~mask] = (shown[~mask] * 0.55).astype(np.uint8)
+        axis.imshow(shown, interpolation="nearest")
+        axis.set_title(f"{concept}: {name}", fontsize=9)
+    for axis in axes:
+        axis.axis("off")
+    return figure
+
+
+def label_strip(image: UInt8Image, maps: Mapping[str, npt.NDArray[np.int64]], names: Sequence[str]) -> Figure:
+    """Whole label maps with legends, side by side."""
+    figure = Figure(figsize=(3.0 * len(maps), 2.9))
+    axes = np.atleast_1d(figure.subplots(1, len(maps)))
+    side = max(image.shape[:2])
+    scale = max(1, 320 // side)
+    big = np.repeat(np.repeat(image, scale, 0), scale, 1)
+    for axis, (name, labels) in zip(axes, maps.items(), strict=True):
+        grown = np.repeat(np.repeat(labels.astype(np.int32), scale, 0), scale, 1)
+        axis.imshow(overlay(big, grown, names))
+        axis.set_title(name, fontsize=9)
+        axis.axis("off")
+    return figure

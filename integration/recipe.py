@@ -1,0 +1,199 @@
+"""Recipes: TOML files that name what differs from the defaults."""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from conceptarchive import ArchiveConfig
+from groupvit import TrainConfig, train_config
+
+from integration.curator import CuratorConfig
+from integration.errors import RecipeError
+
+FOLDER = Path(__file__).parent / "recipes"
+ARMS = ("baseline", "cocu", "upper-bound")
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScenesConfig:
+    """The embedded world, as training pairs, curator pairs and evaluation images."""
+
+    train: int = 6000
+    """Pairs that GroupViT trains on."""
+
+    curator: int = 6000
+    """Pairs of other scenes that the curator's CLIP trains on."""
+
+    val: int = 300
+    """Scenes that are scored."""
+
+    size_px: int = 48
+    """Side of a picture."""
+
+    difficulty: float = 0.3
+    """In [0, 1]."""
+
+    seed: int = 0
+    """Of the world."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhotosConfig:
+    """Flickr8k photographs with real CLIP features."""
+
+    caption: int = 0
+    """Which of the five captions the system gets; the others are the truth."""
+
+    min_captions: int = 3
+    """A concept enters the vocabulary when at least this many given captions of any photograph
+    mention it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VocabularyConfig:
+    """Concepts mined from the training captions."""
+
+    min_count: int = 20
+    """Captions that have to mention a concept."""
+
+    max_size: int | None = None
+    """At most this many, the most frequent first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingConfig:
+    """How the trainer draws concepts of a pair."""
+
+    method: Literal["cluster", "naive", "top"] = "cluster"
+    """Cluster-guided (the paper), naive, or the fixed best (the released code)."""
+
+    temperature: float = 1.0
+    """Of the softmax over scores; smaller prefers better concepts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """What is scored at the end."""
+
+    task: str = "scenes@whole"
+    """A task of segbench."""
+
+    overlays: int = 6
+    """Images that are drawn with truth and prediction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A reproduction of CoCu from pairs to report."""
+
+    name: str
+    """Name of the file."""
+
+    summary: str
+    """One line: what it shows."""
+
+    train: TrainConfig
+    """GroupViT and its training, the same for all arms."""
+
+    source: Literal["scenes", "flickr8k"] = "scenes"
+    """Where pairs come from."""
+
+    arms: tuple[str, ...] = ("baseline", "cocu")
+    """Baseline: nouns and verbs of captions; cocu: the archive; upper-bound: true labels."""
+
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    """For `source = "scenes"`."""
+
+    photos: PhotosConfig = field(default_factory=PhotosConfig)
+    """For `source = "flickr8k"`."""
+
+    curator: CuratorConfig = field(default_factory=CuratorConfig)
+    """The CLIP that curates, trained in the run."""
+
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    """Which concepts there are."""
+
+    archive: ArchiveConfig = field(default_factory=ArchiveConfig)
+    """Expansion, ranking and clustering."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Drawing from the archive."""
+
+    evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Scoring."""
+
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that each stage takes on the machine named in the file, for the time left."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.arms) - set(ARMS):
+            raise RecipeError(f"{self.name}: unknown arm {sorted(unknown)[0]!r}; there are {ARMS}")
+
+
+PARTS: Mapping[str, type[Any]] = {
+    "scenes": ScenesConfig,
+    "photos": PhotosConfig,
+    "curator": CuratorConfig,
+    "vocabulary": VocabularyConfig,
+    "archive": ArchiveConfig,
+    "sampling": SamplingConfig,
+    "evaluate": EvaluationConfig,
+}
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe by its name among the built-in ones, or by the path of a TOML file.
+
+    Raises:
+        RecipeError: no such recipe, unreadable TOML, an unknown field or a value out of range.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        raise RecipeError(f"no recipe {name!r}; there are {known}, or give a .toml file")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not readable as TOML ({error})") from error
+    return build_recipe(values, path.stem)
+
+
+def build_recipe(values: Mapping[str, Any], name: str) -> Recipe:
+    """Build a recipe from nested plain values."""
+    file = f"{name}.toml"
+    _check_fields(values, Recipe, "", file)
+    if "train" not in values:
+        raise RecipeError(f"{file}: needs a [train] part with [train.optim] total_steps")
+    given = dict(values)
+    parts: dict[str, Any] = {
+        key: _build(kind, given.pop(key), key, file) for key, kind in PARTS.items() if key in given
+    }
+    try:
+        parts["train"] = train_config(given.pop("train"))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{file}: {error}") from error
+    parts["arms"] = tuple(given.pop("arms", ("baseline", "cocu")))
+    return Recipe(name=name, **parts, **given)
+
+
+def _build(kind: type[Config], values: Mapping[str, Any], path: str, file: str) -> Config:
+    _check_fields(values, kind, f"{path}.", file)
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{file}: [{path}] {error}") from error
+
+
+def _check_fields(values: Mapping[str, Any], kind: type[Any], prefix: str, file: str) -> None:
+    known = [field.name for field in dataclasses.fields(kind) if field.name != "name"]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean '{prefix}{near[0]}'?" if near else f"; known: {', '.join(known)}"
+            raise RecipeError(f"unknown key '{prefix}{key}' in {file}{hint}")

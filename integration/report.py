@@ -1,0 +1,202 @@
+"""The report of a run: report.md, report.html and results.json."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from string import Template
+
+from conceptarchive import ConceptArchive, Vocabulary
+
+from integration import figures
+from integration.recipe import Recipe
+from integration.results import Outcome, commit, gather, machine, markdown
+from integration.stage import Stage, write_text
+from integration.wiring import mentioned_concepts
+from segbench import Task
+
+EXAMPLES = 6
+
+PAGE = Template(
+    """<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
+<style>body{font:15px/1.45 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;
+color:#222}table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #ccc;
+padding:.25rem .6rem;text-align:right}td:first-child,th:first-child{text-align:left}
+figure{margin:1rem 0}img{max-width:100%}.pair{display:flex;gap:1rem;align-items:flex-start;
+border-top:1px solid #ddd;padding:.8rem 0}.pair img{image-rendering:pixelated}
+.small img{width:96px}.in{color:#888}.new{font-weight:600}small{color:#666}</style>
+<h1>$title</h1><p>$summary</p><p><small>$provenance</small></p>
+$body
+</html>
+"""
+)
+
+
+def write_report(
+    folder: Path,
+    recipe: Recipe,
+    out: Path,
+    *,
+    pairs: Stage,
+    archive: Stage,
+    runs: Mapping[tuple[str, int], tuple[Stage, Stage]],
+    task: Task,
+    data: Path | None,
+    stages: Sequence[Stage],
+) -> None:
+    """Write the report of a finished run.
+
+    Args:
+        folder: where it goes.
+        recipe: what was run.
+        out: root of the stage folders.
+        pairs: stage of the training pairs.
+        archive: stage of the concept archive.
+        runs: (training, evaluation) by (arm, seed).
+        task: what was scored.
+        data: root of the task's data.
+        stages: all, for their seconds.
+    """
+    outcome = gather(out, pairs=pairs, archive=archive, runs=runs, stages=stages)
+    write_text(folder / "results.json", json.dumps(_results(recipe, outcome, runs), indent=1))
+    tables = markdown(outcome)
+    title = f"CoCu: recipe {recipe.name}"
+    write_text(folder / "report.md", f"# {title}\n\n{recipe.summary}\n\n{tables}")
+    first = {arm: trained.folder(out) for (arm, seed), (trained, _) in reversed(runs.items())}
+    logs: dict[str, list[Path]] = {}
+    for (arm, _), (trained, _) in runs.items():
+        logs.setdefault(arm, []).append(trained.folder(out))
+    body = [
+        _html_tables(tables),
+        "<h2>Loss at equal steps</h2>",
+        _figure(figures.png_data(figures.loss_curves(logs))),
+        "<h2>Archives and their witnesses</h2>",
+        _archive_section(pairs.folder(out), archive.folder(out)),
+        "<h2>A concept that captions rarely name, found in pictures</h2>",
+        _overlay_section(dict(sorted(first.items())), task, data, archive.folder(out)),
+    ]
+    page = PAGE.substitute(
+        title=escape(title),
+        summary=escape(recipe.summary),
+        provenance=escape(_provenance()),
+        body="\n".join(body),
+    )
+    write_text(folder / "report.html", page)
+
+
+def _results(
+    recipe: Recipe, outcome: Outcome, runs: Mapping[tuple[str, int], object]
+) -> dict[str, object]:
+    seeds = sorted({seed for _, seed in runs})
+    named = {
+        f"{arm.replace('-', '_')}_miou": values["miou"] for arm, values in outcome.metrics.items()
+    }
+    return {
+        "recipe": recipe.name,
+        **named,
+        "seeds": seeds,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "machine": machine(),
+        **asdict(outcome),
+    }
+
+
+def _provenance() -> str:
+    here = machine()
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit() or 'unknown'}, {here['cpu']}, "
+        f"{here['threads']} threads, {here['gpu'] or 'no GPU'}, torch {here['torch']}"
+    )
+
+
+def _archive_section(pairs: Path, curated: Path) -> str:
+    """Ranked concepts of some pairs, and the images whose captions brought the best new one."""
+    archive = ConceptArchive.open(curated / "archive")
+    vocabulary = Vocabulary.from_file(curated / "vocabulary.txt")
+    dataset = archive.keys[0].split("/")[0]
+    ids = archive.keys
+    captions = {pair.id: pair.caption for pair in figures.all_pairs(pairs, dataset)}
+    captions = {key: captions[key] for key in ids}
+    mentioned = mentioned_concepts(vocabulary, captions)
+    chosen = figures.archive_examples(archive, captions, mentioned, EXAMPLES)
+    wanted = {key for key, _ in chosen}
+    wanted |= {witness for key, name in chosen for witness in archive.witnesses(key, name)}
+    shown = figures.pick_pairs(pairs, dataset, wanted)
+    blocks = []
+    for key, name in chosen:
+        ranked = " ".join(
+            f'<span class="{"in" if c.name in mentioned[key] else "new"}">{escape(c.name)}</span>'
+            f"<small> {c.score:.2f} c{c.cluster}</small>"
+            for c in archive.concepts(key)[:8]
+        )
+        seen = "".join(
+            f'<img src="{figures.thumbnail(shown[w])}" title="{escape(captions[w])}">'
+            for w in archive.witnesses(key, name)[:4]
+        )
+        blocks.append(
+            f'<div class="pair"><img src="{figures.thumbnail(shown[key])}"><div>'
+            f"<p>“{escape(captions[key])}”</p><p>{ranked}</p>"
+            f'<p class="small">witnesses of <b>{escape(name)}</b>: {seen}</p></div></div>'
+        )
+    legend = (
+        "<p>Concepts by score and cluster; grey ones stand in the caption, bold ones were found. "
+        "Witnesses are the nearest images whose captions name the concept.</p>"
+    )
+    return legend + "\n".join(blocks)
+
+
+def _overlay_section(runs: Mapping[str, Path], task: Task, data: Path | None, curated: Path) -> str:
+    """Both models on the first images that show a class which captions leave out most."""
+    predictions = figures.Predictions(runs, task, data)
+    names = predictions.dataset.names
+    parts: list[str] = []
+    for label in _rarely_named(predictions, curated):
+        index = _first_with(predictions, label)
+        if index is None:
+            continue
+        image, truth, maps = predictions.of(index)
+        masks = {"truth": truth == label, **{arm: m == label for arm, m in maps.items()}}
+        parts.append(_figure(figures.png_data(figures.concept_strip(image, masks, names[label]))))
+        whole = {"truth": truth, **maps}
+        parts.append(_figure(figures.png_data(figures.label_strip(image, whole, names))))
+    return "\n".join(parts)
+
+
+def _rarely_named(predictions: figures.Predictions, curated: Path, count: int = 3) -> list[int]:
+    """Labels of stuff (or any class) that the fewest captions name though the vocabulary has them."""
+    archive = ConceptArchive.open(curated / "archive")
+    known = set(archive.vocabulary.names)
+    stuff = predictions.dataset.subsets.get("stuff", tuple(range(len(predictions.dataset.names))))
+    order = {name: place for place, name in enumerate(archive.vocabulary.names)}  # by frequency
+    named = [label for label in stuff if predictions.dataset.names[label] in known]
+    return sorted(named, key=lambda label: -order[predictions.dataset.names[label]])[:count]
+
+
+def _first_with(predictions: figures.Predictions, label: int, share: float = 0.15) -> int | None:
+    for index in range(len(predictions.dataset)):
+        if (predictions.dataset[index].labels == label).mean() >= share:
+            return index
+    return None
+
+
+def _figure(source: str) -> str:
+    return f'<figure><img src="{source}"></figure>'
+
+
+def _html_tables(text: str) -> str:
+    """Markdown paragraphs and tables of `results.markdown` as HTML."""
+    parts = []
+    for block in text.strip().split("\n\n"):
+        if not block.startswith("|"):
+            parts.append(f"<p>{escape(block)}</p>")
+            continue
+        rows = [line.strip("|").split("|") for line in block.splitlines() if "---" not in line]
+        cells = [
+            "".join(f"<{tag}>{escape(cell.strip())}</{tag}>" for cell in row)
+            for tag, row in zip(["th"] + ["td"] * len(rows), rows, strict=False)
+        ]
+        parts.append("<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>")
+    return "\n".join(parts)

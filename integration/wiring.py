@@ -1,0 +1,87 @@
+"""Adapters between the packages' protocols: all the glue there is."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from conceptarchive import ConceptArchive, MentionFinder, Vocabulary
+from groupvit import DataConfig, PairDataset, augmentation, index_shards, stream, without_corrupt
+from groupvit import ConceptSource as ConceptSource
+
+from integration.stage import write_text
+
+TRUTH = "truth.json"
+
+
+class TrueConcepts:
+    """The classes that an image really shows, as a concept source: an upper bound for curation.
+
+    Args:
+        present: names by pair id.
+    """
+
+    def __init__(self, present: Mapping[str, Sequence[str]]) -> None:
+        self._present = present
+
+    def sample(self, key: str, *, count: int, seed: int, epoch: int) -> list[str]:
+        """Draw at most `count` different names, all alike probable."""
+        names = self._present[key]
+        rng = stream(seed, epoch, "truth", key)
+        return [names[i] for i in rng.choice(len(names), min(count, len(names)), replace=False)]
+
+
+def pair_dataset(
+    shards: Sequence[Path],
+    name: str,
+    config: DataConfig,
+    image_px: int,
+    source: ConceptSource | None,
+) -> PairDataset:
+    """Pairs of tar shards as GroupViT trains on them; unusable ones are left out and logged."""
+    pairs, _ = without_corrupt(index_shards(shards, dataset=name)[0])
+    return PairDataset(
+        pairs,
+        augmentation(config.augment, image_px),
+        concepts=config.concepts,
+        source=source,
+        seed=config.seed,
+        keep_decoded=config.keep_decoded,
+    )
+
+
+def ranked_concepts(archive: ConceptArchive) -> dict[str, list[str]]:
+    """Names of every pair's concepts, best first."""
+    return {key: [concept.name for concept in archive.concepts(key)] for key in archive.keys}
+
+
+def mentioned_concepts(
+    vocabulary: Vocabulary, captions: Mapping[str, str]
+) -> dict[str, frozenset[str]]:
+    """Names of the concepts that captions mention, by pair id."""
+    finder = MentionFinder(vocabulary)
+    return {
+        key: frozenset(vocabulary.names[concept] for concept in finder.find(caption))
+        for key, caption in captions.items()
+    }
+
+
+def write_truth(folder: Path, present: Mapping[str, Sequence[str]]) -> None:
+    """Write what images really show, by pair id, beside their shards."""
+    write_text(folder / TRUTH, json.dumps(present, indent=0))
+
+
+def read_truth(folder: Path) -> dict[str, list[str]]:
+    """What images really show, by pair id, as `write_truth` left it."""
+    truth: dict[str, list[str]] = json.loads((folder / TRUTH).read_text())
+    return truth
+
+
+def best_device() -> torch.device:
+    """The first GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def as_sets(names: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
+    """Values as sets."""
+    return {key: frozenset(values) for key, values in names.items()}

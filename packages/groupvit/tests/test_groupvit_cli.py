@@ -1,0 +1,162 @@
+"""The command: three verbs, exit codes, one line for an error."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from groupvit import GroupViT, load_model, load_released, save_released
+from groupvit.cli import main
+from groupvit.overlay import colours, draw_overlay
+
+RECIPE = """
+log_every = 1
+[optim]
+total_steps = 2
+precision = "float32"
+[data]
+batch = 4
+concepts = 1
+augment = "none"
+workers = 0
+[model]
+embed_dim = 16
+projector_hidden = 24
+[model.vision]
+image_px = 32
+patch_px = 8
+width = 32
+heads = 2
+depths = [1, 1, 1]
+group_tokens = [5, 3]
+output_groups = [5, 3]
+[model.text]
+width = 32
+layers = 1
+heads = 2
+"""
+
+
+@pytest.fixture
+def photo(tmp_path: Path, jpeg: Callable[..., bytes]) -> Path:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg())
+    return path
+
+
+@pytest.fixture
+def released(tmp_path: Path, tiny_model: GroupViT) -> Path:
+    save_released(tiny_model, tmp_path / "released.pth")
+    return tmp_path / "released.pth"
+
+
+def run(*argv: object) -> int:
+    return main([str(arg) for arg in argv])
+
+
+def test_train_convert_and_segment(
+    colour_shard: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE)
+    shards, out = colour_shard.parent / "colours-*.tar", tmp_path / "run"
+    assert run("train", tmp_path / "r.toml", shards, out, "--device", "cpu") == 0
+    assert "pairs\t12" in capsys.readouterr().out
+    assert run("convert", out, tmp_path / "hf", "--layout", "huggingface") == 0
+    trained, again = load_model(out), load_released(tmp_path / "hf")
+    assert torch.equal(trained.vision.norm.weight, again.vision.norm.weight)
+    capsys.readouterr()
+    for i, checkpoint in enumerate((out, tmp_path / "hf")):
+        picture = tmp_path / f"overlay-{i}.png"
+        args = ("--classes", "dog, green grass,sky,", "--checkpoint", checkpoint, "--out", picture)
+        assert run("segment", photo, *args) == 0
+        shares = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+        assert [name for _, name in shares] == ["dog", "green grass", "sky"]
+        assert sum(float(share) for share, _ in shares) == pytest.approx(1, abs=2e-4)
+        with Image.open(picture) as opened:
+            size = opened.size
+        assert size[0] == 448 and size[1] > 498  # 36 x 40 pixels, enlarged, and a legend
+
+
+def test_dry_run_trains_nothing(
+    colour_shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE)
+    assert (
+        run("train", tmp_path / "r.toml", colour_shard, tmp_path / "run", "--dry_run", "true") == 0
+    )
+    assert "steps\t2" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_errors_are_one_line_and_an_exit_code(
+    colour_shard: Path,
+    photo: Path,
+    released: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "good.toml").write_text(RECIPE)
+    (tmp_path / "bad.toml").write_text("[optim]\ntotal_steps = 5\nlr_ = 0.1\n")
+    (tmp_path / "no.jpg").write_text("no picture")
+    (tmp_path / "there.png").touch()
+    names = ("--classes", "dog", "--checkpoint", released, "--out")
+    new = tmp_path / "new.png"
+    cases: list[tuple[int, str, tuple[object, ...]]] = [
+        (2, "did you mean 'optim.lr'?", ("train", tmp_path / "bad.toml", colour_shard, "x")),
+        (3, "no such file", ("train", tmp_path / "good.toml", tmp_path / "*.rar", "x")),
+        (3, "no such file", ("segment", tmp_path / "none.jpg", *names, new)),
+        (3, "not a picture", ("segment", tmp_path / "no.jpg", *names, new)),
+        (2, "exists", ("segment", photo, *names, tmp_path / "there.png")),
+        (2, "name of a picture", ("segment", photo, *names, tmp_path / "new.xyz")),
+        (2, "at least one name", ("segment", photo, "--classes", " ,", *names[2:], new)),
+        (2, "--device mars", ("segment", photo, *names, new, "--device", "mars")),
+        (1, "exists", ("convert", released, released)),
+        (1, "not a groupvit checkpoint", ("convert", tmp_path, new)),
+    ]
+    for code, said, argv in cases:
+        assert run(*argv) == code, argv
+        line = capsys.readouterr().err
+        assert said in line and line.startswith("groupvit: ") and line.count("\n") == 1
+
+
+def test_wrong_usage_is_two_and_help_is_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("segmint") == 2
+    assert run("segment") == 2
+    assert run("--help") == 0
+    said = capsys.readouterr().out
+    for verb in ("train", "segment", "convert"):
+        assert verb in said
+        assert run(verb, "--help") == 0
+
+
+def test_overwrite_replaces(photo: Path, released: Path, tmp_path: Path) -> None:
+    out = tmp_path / "there.png"
+    out.touch()
+    args = ("--classes", "dog,cat", "--checkpoint", released, "--out", out)
+    assert run("segment", photo, *args, "--overwrite", "true") == 0
+    with Image.open(out) as opened:
+        assert opened.width == 448
+
+
+def test_overlay_tints_pixels_and_names_what_is_there() -> None:
+    image = np.full((30, 200, 3), 100, dtype=np.uint8)
+    labels = np.zeros((30, 200), dtype=np.int64)
+    labels[:, 50:] = 2
+    sheet = np.asarray(draw_overlay(image, labels, ["dog", "cat", "sky"]))
+    palette = colours(3)
+    assert sheet.shape == (30 + 2 * 8 + 2 * 24, 200, 3)  # the cat is not in the legend
+    assert sheet[5, 5].tolist() == (0.45 * 100 + 0.55 * palette[0]).round().tolist()
+    assert sheet[5, 150].tolist() == (0.45 * 100 + 0.55 * palette[2]).round().tolist()
+    assert sheet[30 + 8 + 4, 8 + 4].tolist() == palette[2].tolist()  # the largest comes first
+    with pytest.raises(ValueError, match=r"\(30, 200\) like the image, got \(200, 30\)"):
+        draw_overlay(image, labels.T, ["dog", "cat", "sky"])
+
+
+def test_colours_differ() -> None:
+    palette = colours(40).astype(int)
+    gaps = np.abs(palette[:, None] - palette[None]).sum(axis=2) + 999 * np.eye(40, dtype=int)
+    assert palette.shape == (40, 3) and gaps.min() > 10
+    assert colours(0).shape == (0, 3)

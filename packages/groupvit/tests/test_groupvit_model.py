@@ -1,0 +1,83 @@
+"""Both towers together: losses, scales, projectors."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from groupvit import GroupViT, ModelConfig
+from groupvit.losses import contrastive, multi_label_contrastive
+from groupvit.model import Projector
+from groupvit.tokens import tokenize
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    texts = [["a cat", "cat", "mat"], ["a dog", "dog", "grass"], ["a tree", "tree", "sky"]]
+    return torch.randn(3, 3, 32, 32), torch.stack([tokenize(row) for row in texts])
+
+
+def test_losses_are_of_normalised_projections(tiny_model: GroupViT) -> None:
+    images, tokens = batch()
+    losses = tiny_model(images, tokens)
+    image = F.normalize(tiny_model.image_projector(tiny_model.vision(images).pooled), dim=-1)
+    text = F.normalize(tiny_model.encode_text(tokens.flatten(0, 1)), dim=-1).view(3, 3, -1)
+    want = contrastive(image, text[:, 0], tiny_model.scale)
+    torch.testing.assert_close(losses["caption_loss"], want)
+    assert tiny_model.multi_label_logit_scale is not None
+    scale = tiny_model.multi_label_logit_scale.exp()
+    want = multi_label_contrastive(image, text[:, 1:], scale)
+    torch.testing.assert_close(losses["multi_label_loss"], want)
+
+
+def test_caption_alone_has_one_loss(tiny_model: GroupViT) -> None:
+    images, tokens = batch()
+    assert list(tiny_model(images, tokens[:, :1])) == ["caption_loss"]
+
+
+def test_prompts_need_a_scale_of_their_own(tiny_config: ModelConfig) -> None:
+    model = GroupViT(replace(tiny_config, multi_label_scale=False))
+    with pytest.raises(ValueError, match="multi_label_scale = true"):
+        model(*batch())
+
+
+def test_scale_starts_at_one_over_point_07_and_stops_at_100(tiny_config: ModelConfig) -> None:
+    model = GroupViT(tiny_config)
+    assert float(model.logit_scale.detach()) == pytest.approx(2.65926, abs=1e-5)
+    assert float(model.scale.detach()) == pytest.approx(1 / 0.07, rel=1e-6)
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(100) + 1)
+    assert float(model.scale.detach()) == pytest.approx(100)
+
+
+def test_projector_by_hand() -> None:
+    torch.manual_seed(0)
+    layer = Projector(4, 6, 3).train()
+    rows = torch.randn(5, 4)
+    hidden = layer.hidden(rows)
+    mean, var = hidden.mean(dim=0), hidden.var(dim=0, unbiased=False)
+    want = layer.out(((hidden - mean) / (var + 1e-5).sqrt()).clamp(min=0))
+    torch.testing.assert_close(layer(rows), want)
+    torch.testing.assert_close(layer.norm.running_mean, 0.1 * mean)
+
+
+def test_segments_are_projected_each_and_the_image_is_the_projected_mean(
+    tiny_model: GroupViT,
+) -> None:
+    images, _ = batch()
+    image, groups, seen = tiny_model.encode_image(images)
+    project = tiny_model.image_projector
+    torch.testing.assert_close(groups[1, 2], project(seen.groups[1, 2:3])[0])
+    torch.testing.assert_close(image, project(seen.groups.mean(dim=1)))
+    assert not torch.allclose(image, groups.mean(dim=1))
+
+
+def test_gradient_reaches_every_parameter(tiny_model: GroupViT) -> None:
+    tiny_model.train()
+    torch.manual_seed(0)
+    sum(tiny_model(*batch()).values()).backward()
+    silent = {n for n, p in tiny_model.named_parameters() if p.grad is None or not p.grad.any()}
+    # batch norm takes the mean away, so the bias before it cannot matter: rounding only, if at all
+    assert silent <= {"image_projector.hidden.bias", "text_projector.hidden.bias"}
