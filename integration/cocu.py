@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from conceptarchive import (
     ArchiveConfig,
     ConceptArchive,
@@ -28,13 +29,12 @@ from conceptarchive import (
     embed,
     find_shards,
     frequency_ranking,
+    visualness,
 )
 from groupvit import GroupViTSegmenter, load_model, train
-from segbench import ScenesDataset, Task, caption_gap, evaluate, load_task, write_pairs
-
 from integration.curator import train_curator
 from integration.diagnostics import grouping_purity
-from integration.recipe import Recipe
+from integration.recipe import Recipe, VocabularyConfig
 from integration.report import write_report
 from integration.stage import Stage, write_text
 from integration.wiring import (
@@ -48,6 +48,9 @@ from integration.wiring import (
     read_truth,
     write_truth,
 )
+from segbench import ScenesDataset, Task, caption_gap, evaluate, load_task, write_pairs
+
+FloatArray = npt.NDArray[np.float32]
 
 KS = (1, 2, 3, 5)
 DATASET = "train"
@@ -177,11 +180,10 @@ def train_and_score(
         settings={"recipe": recipe.name, "summary": recipe.summary},
         inputs=(archive, *stages),
         run=lambda folder: write_report(
-            folder, recipe, out, pairs=pairs, archive=archive, runs=scored, task=task, data=data,
-            stages=[pairs, archive, *stages],
+            folder, recipe, out, pairs=pairs, archive=archive, runs=scored, task=task, data=data
         ),
         cost=recipe.costs.get("report", 1),
-    )  # fmt: skip
+    )
     return [*stages, report]
 
 
@@ -220,14 +222,9 @@ def _embed(pairs: Path, clip: Path, folder: Path) -> None:
 def _curate(recipe: Recipe, pairs: Path, clip: Path, embedded: Path, folder: Path) -> None:
     """Mine the vocabulary, build the archive, and judge it and its ablations."""
     embeddings = Embeddings.open(embedded)
-    vocabulary = Vocabulary.mine(
-        embeddings.captions,
-        min_count=recipe.vocabulary.min_count,
-        max_size=recipe.vocabulary.max_size,
-    )
-    vocabulary.save(folder / "vocabulary.txt")
     encoder = _encoder(clip)
-    features = encoder.encode_texts(vocabulary.prompts()).numpy()  # (V, D)
+    vocabulary, features = _mine(recipe.vocabulary, embeddings, encoder)
+    vocabulary.save(folder / "vocabulary.txt")
     truth = as_sets(read_truth(pairs))
     quality = curate(
         folder, embeddings, vocabulary, features, recipe.archive, truth, encoder_id=encoder.id
@@ -235,11 +232,27 @@ def _curate(recipe: Recipe, pairs: Path, clip: Path, embedded: Path, folder: Pat
     write_text(folder / "quality.json", json.dumps(quality, indent=1))
 
 
+def _mine(
+    config: VocabularyConfig, embeddings: Embeddings, encoder: OpenClipEncoder
+) -> tuple[Vocabulary, FloatArray]:
+    """Nouns of the captions that can be seen, and their (V, D) unit rows."""
+    nouns = Vocabulary.mine(
+        embeddings.captions, min_count=config.min_count, max_size=config.max_size
+    )
+    features = encoder.encode_texts(nouns.prompts()).numpy()  # (V, D)
+    if config.min_visualness <= 0:
+        return nouns, features
+    mentions = MentionFinder(nouns).find_all(embeddings.captions)
+    visible = visualness(embeddings.image, features, mentions) >= config.min_visualness  # (V,)
+    names = tuple(name for name, keep in zip(nouns.names, visible, strict=True) if keep)
+    return Vocabulary(names), features[visible]
+
+
 def curate(
     folder: Path,
     embeddings: Embeddings,
     vocabulary: Vocabulary,
-    features: Any,
+    features: FloatArray,
     config: ArchiveConfig,
     truth: Mapping[str, frozenset[str]],
     *,
@@ -291,9 +304,7 @@ def curate(
 
 def _train(recipe: Recipe, arm: str, seed: int, pairs: Path, archive: Path, folder: Path) -> None:
     """Train one arm; only the source of concepts differs between arms."""
-    config = replace(
-        recipe.train, seed=seed, data=replace(recipe.train.data, seed=seed)
-    )
+    config = replace(recipe.train, seed=seed, data=replace(recipe.train.data, seed=seed))
     source: ConceptSource | None = None
     if arm == "cocu":
         source = ConceptArchive.open(archive / "archive").sampler(

@@ -7,7 +7,6 @@ pairs that nobody trains GroupViT on, whose captions are as incomplete as the ot
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any
 
 import open_clip
 import torch
-from groupvit import IMAGE_MEAN, IMAGE_STD, PairDataset, augmentation, batches, index_shards, stream
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from groupvit import IMAGE_MEAN, IMAGE_STD, PairDataset, augmentation, batches, index_shards, stream
 
 END_OF_TEXT = 49407
 _STATE = "unfinished.pt"
@@ -55,6 +55,13 @@ class CuratorConfig:
     checkpoint_every: int = 500
     """Steps between two states that a killed run goes on from."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 2), ("checkpoint_every", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+
 
 def train_curator(
     shards: list[Path],
@@ -80,17 +87,23 @@ def train_curator(
     pairs, _ = index_shards(shards, dataset="curator")
     image_px = int(config.vision_cfg["image_size"])
     dataset = PairDataset(
-        pairs, augmentation("flip", image_px), concepts=0, seed=config.seed, keep_decoded=image_px < 128
+        pairs,
+        augmentation("flip", image_px),
+        concepts=0,
+        seed=config.seed,
+        keep_decoded=image_px < 128,
     )
     torch.manual_seed(int(stream(config.seed, "curator").integers(2**62)))
-    model = open_clip.CLIP(
-        config.embed_dim, dict(config.vision_cfg), dict(config.text_cfg)
-    ).to(device)
+    model = open_clip.CLIP(config.embed_dim, dict(config.vision_cfg), dict(config.text_cfg)).to(
+        device
+    )
     optimizer = _optimizer(model, config)
     start = _resume(out / _STATE, model, optimizer, device)
 
     loader = batches(dataset, batch=config.batch, workers=workers, start=start, stop=config.steps)
-    bar = tqdm(loader, total=config.steps, initial=start, desc="curator CLIP", unit="step")
+    bar = tqdm(
+        loader, total=config.steps, initial=start, desc="curator CLIP", unit="step", disable=None
+    )
     for step, (images, tokens) in enumerate(bar, start):
         for group in optimizer.param_groups:
             group["lr"] = _rate(step, config)
@@ -147,14 +160,12 @@ def _rate(step: int, config: CuratorConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(config.steps - warm, 1)))
 
 
-def _save_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int
-) -> None:
+def _save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     unfinished = path.with_suffix(".tmp")
     torch.save(
         {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, unfinished
     )
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def _resume(
@@ -180,6 +191,10 @@ def _publish(out: Path, model: nn.Module, config: CuratorConfig) -> None:
             "vision_cfg": dict(config.vision_cfg),
             "text_cfg": dict(config.text_cfg),
         },
-        "preprocess_cfg": {"mean": list(IMAGE_MEAN), "std": list(IMAGE_STD), "resize_mode": "squash"},
+        "preprocess_cfg": {
+            "mean": list(IMAGE_MEAN),
+            "std": list(IMAGE_STD),
+            "resize_mode": "squash",
+        },
     }
     (out / "open_clip_config.json").write_text(json.dumps(description, indent=1))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from groupvit import GroupViTSegmenter
 from segbench import Task, open_dataset
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: loss curves, archives with witnesses, overlays of a concept no caption names."""
+"""Pictures of a run: loss curves, archives with witnesses, overlays of unnamed concepts."""
 
 import base64
 import io
@@ -9,14 +9,14 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import torch
-from conceptarchive import ConceptArchive, Pair, find_shards, read_pairs
-from groupvit import GroupViTSegmenter, load_model
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from segbench import Task, open_dataset, overlay, predict_labels, task_bank
 
+from conceptarchive import ConceptArchive, Pair, find_shards, read_pairs
+from groupvit import GroupViTSegmenter, load_model
 from integration.results import read_log
+from segbench import Task, open_dataset, overlay, predict_labels, task_bank
 
 COLOURS = {"baseline": "#c44e52", "cocu": "#4c72b0", "upper-bound": "#8c8c8c"}
 THUMBNAIL_PX = 144
@@ -88,7 +88,9 @@ def thumbnail(pair: Pair) -> str:
 
 
 def archive_examples(
-    archive: ConceptArchive, captions: Mapping[str, str], mentioned: Mapping[str, frozenset[str]],
+    archive: ConceptArchive,
+    captions: Mapping[str, str],
+    mentioned: Mapping[str, frozenset[str]],
     count: int = 6,
 ) -> list[tuple[str, str]]:
     """Pairs whose best unnamed concept is worth showing: (key, concept), spread over the archive.
@@ -124,7 +126,9 @@ class Predictions:
             for arm, segmenter in self._segmenters.items()
         }
 
-    def of(self, index: int) -> tuple[UInt8Image, npt.NDArray[np.int32], dict[str, npt.NDArray[np.int64]]]:
+    def of(
+        self, index: int
+    ) -> tuple[UInt8Image, npt.NDArray[np.int32], dict[str, npt.NDArray[np.int64]]]:
         """Image (H, W, 3), truth (H, W) and each arm's label map (H, W)."""
         example = self.dataset[index]
         pixels = torch.from_numpy(example.image).permute(2, 0, 1).float() / 255  # (3, H, W)
@@ -135,7 +139,9 @@ class Predictions:
         return example.image, example.labels, maps
 
 
-def concept_strip(image: UInt8Image, masks: Mapping[str, npt.NDArray[np.bool_]], concept: str) -> Figure:
+def concept_strip(
+    image: UInt8Image, masks: Mapping[str, npt.NDArray[np.bool_]], concept: str
+) -> Figure:
     """The picture, then where each arm (and the truth) sees one concept (CoCu, Fig. 4)."""
     figure = Figure(figsize=(2.1 * (len(masks) + 1), 2.4))
     axes = figure.subplots(1, len(masks) + 1)
@@ -152,7 +158,9 @@ def concept_strip(image: UInt8Image, masks: Mapping[str, npt.NDArray[np.bool_]],
     return figure
 
 
-def label_strip(image: UInt8Image, maps: Mapping[str, npt.NDArray[np.int64]], names: Sequence[str]) -> Figure:
+def label_strip(
+    image: UInt8Image, maps: Mapping[str, npt.NDArray[np.integer]], names: Sequence[str]
+) -> Figure:
     """Whole label maps with legends, side by side."""
     figure = Figure(figsize=(3.0 * len(maps), 2.9))
     axes = np.atleast_1d(figure.subplots(1, len(maps)))

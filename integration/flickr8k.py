@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from conceptarchive import Embeddings, MentionFinder, Vocabulary
-from segbench import load_task
 from tqdm import tqdm
 
+from conceptarchive import Embeddings, MentionFinder, Vocabulary
 from integration.cocu import curate, train_and_score
 from integration.errors import DataMissingError, RecipeError
 from integration.recipe import Recipe
 from integration.stage import Stage, write_text
 from integration.wiring import as_sets, read_truth, write_truth
+from segbench import load_task
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -45,9 +45,7 @@ class Photo:
     """(512,) unit length."""
 
 
-def photo_stages(
-    recipe: Recipe, seeds: Sequence[int], out: Path, data: Path | None
-) -> list[Stage]:
+def photo_stages(recipe: Recipe, seeds: Sequence[int], out: Path, data: Path | None) -> list[Stage]:
     """All stages of the recipe on Flickr8k.
 
     Raises:
@@ -69,7 +67,7 @@ def photo_stages(
         name="archive",
         settings={"archive": asdict(recipe.archive), "photos": asdict(recipe.photos)},
         inputs=(pairs,),
-        run=lambda folder: _curate(recipe, data, pairs.folder(out), folder),
+        run=partial(_curate, recipe, data),
         cost=recipe.costs.get("archive", 1),
     )
     task = load_task(recipe.evaluate.task)
@@ -129,7 +127,7 @@ def _write_pairs(recipe: Recipe, data: Path, folder: Path) -> None:
     """Write one shard of photographs with their given captions, bytes unchanged."""
     unfinished = folder / f"{SHARD}.tar.tmp"
     with tarfile.open(unfinished, "w") as tar:
-        for photo in tqdm(read_photos(data), desc="photographs", unit="pair"):
+        for photo in tqdm(read_photos(data), desc="photographs", unit="pair", disable=None):
             caption = photo.captions[recipe.photos.caption]
             _add(tar, photo.file.name, photo.file.read_bytes())
             _add(tar, f"{photo.file.stem}.txt", caption.encode())
@@ -142,7 +140,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _curate(recipe: Recipe, data: Path, pairs: Path, folder: Path) -> None:
+def _curate(recipe: Recipe, data: Path, folder: Path) -> None:
     """Build the archive from the given captions and judge it by the others."""
     photos = read_photos(data)
     given = [photo.captions[recipe.photos.caption] for photo in photos]
@@ -232,8 +230,11 @@ def _check(data: Path) -> None:
         data / "flickr8k" / "captions_train.tsv",
         data / "flickr8k" / "captions_val.tsv",
         data / "flickr8k" / "images",
-        data / "clip_vitb32_features" / "flickr8k_image_features.npy",
-        *(data / "clip_vitb32_features" / f"text_{name}.npy" for name in NAME_LISTS),
+        *(
+            data / "clip_vitb32_features" / f"{name}{ending}"
+            for name in ("flickr8k_image_features", *(f"text_{each}" for each in NAME_LISTS))
+            for ending in (".tsv", ".npy")
+        ),
     ]
     for path in wanted:
         if not path.exists():

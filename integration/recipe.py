@@ -6,13 +6,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from conceptarchive import ArchiveConfig
-from groupvit import TrainConfig, train_config
-
+from groupvit import GroupViTError, TrainConfig, train_config
 from integration.curator import CuratorConfig
 from integration.errors import RecipeError
+from segbench import ScenesDataset
 
 FOLDER = Path(__file__).parent / "recipes"
 ARMS = ("baseline", "cocu", "upper-bound")
@@ -42,17 +43,29 @@ class ScenesConfig:
     seed: int = 0
     """Of the world."""
 
+    def __post_init__(self) -> None:
+        for split, count in (("train", self.train), ("curator", self.curator), ("val", self.val)):
+            ScenesDataset(
+                split=split, count=count, size_px=self.size_px, difficulty=self.difficulty
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhotosConfig:
     """Flickr8k photographs with real CLIP features."""
 
     caption: int = 0
-    """Which of the five captions the system gets; the others are the truth."""
+    """Which of the five captions (0 to 4) the system gets; the others are the truth."""
 
     min_captions: int = 3
     """A concept enters the vocabulary when at least this many given captions of any photograph
     mention it."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.caption < 5:
+            raise ValueError(f"caption must be in [0, 4], got {self.caption}")
+        if self.min_captions < 1:
+            raise ValueError(f"min_captions must be >= 1, got {self.min_captions}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +78,10 @@ class VocabularyConfig:
     max_size: int | None = None
     """At most this many, the most frequent first."""
 
+    min_visualness: float = 0.0
+    """Standard deviations by which images captioned with a concept must respond more to it than
+    others do; see `conceptarchive.visualness`. 0 keeps every noun."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig:
@@ -75,6 +92,10 @@ class SamplingConfig:
 
     temperature: float = 1.0
     """Of the softmax over scores; smaller prefers better concepts."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be > 0, got {self.temperature}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +155,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if unknown := set(self.arms) - set(ARMS):
             raise RecipeError(f"{self.name}: unknown arm {sorted(unknown)[0]!r}; there are {ARMS}")
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise RecipeError(f"{self.name}: arms must be different ones, got {list(self.arms)}")
+        if self.source == "scenes" and "image_size" not in self.curator.vision_cfg:
+            raise RecipeError(f"{self.name}: curator.vision_cfg needs image_size")
 
 
 PARTS: Mapping[str, type[Any]] = {
@@ -168,6 +193,8 @@ def build_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     """Build a recipe from nested plain values."""
     file = f"{name}.toml"
     _check_fields(values, Recipe, "", file)
+    if "summary" not in values:
+        raise RecipeError(f"{file}: needs a summary")
     if "train" not in values:
         raise RecipeError(f"{file}: needs a [train] part with [train.optim] total_steps")
     given = dict(values)
@@ -176,8 +203,8 @@ def build_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     }
     try:
         parts["train"] = train_config(given.pop("train"))
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"{file}: {error}") from error
+    except GroupViTError as error:
+        raise RecipeError(f"{file}: [train] {error}") from error
     parts["arms"] = tuple(given.pop("arms", ("baseline", "cocu")))
     return Recipe(name=name, **parts, **given)
 
@@ -186,14 +213,51 @@ def _build(kind: type[Config], values: Mapping[str, Any], path: str, file: str) 
     _check_fields(values, kind, f"{path}.", file)
     try:
         return kind(**values)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise RecipeError(f"{file}: [{path}] {error}") from error
 
 
-def _check_fields(values: Mapping[str, Any], kind: type[Any], prefix: str, file: str) -> None:
+def _check_fields(values: Any, kind: type[Any], prefix: str, file: str) -> None:
+    """Refuse what is not a table of known fields with values of their types."""
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{file}: {prefix.rstrip('.')} must be a table, got {values!r}")
+    hints = get_type_hints(kind)
     known = [field.name for field in dataclasses.fields(kind) if field.name != "name"]
-    for key in values:
+    for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean '{prefix}{near[0]}'?" if near else f"; known: {', '.join(known)}"
+            hint = (
+                f"; did you mean '{prefix}{near[0]}'?" if near else f"; known: {', '.join(known)}"
+            )
             raise RecipeError(f"unknown key '{prefix}{key}' in {file}{hint}")
+        if not _fits(value, hints[key]):
+            raise RecipeError(f"{file}: {prefix}{key} must be {_wanted(hints[key])}, got {value!r}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a plain value of a TOML file may stand in a field of this type."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in options
+    if origin is UnionType:
+        return any(_fits(value, option) for option in options)
+    if origin is tuple:
+        return isinstance(value, list) and all(_fits(each, options[0]) for each in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_fits(v, options[1]) for v in value.values())
+    if hint is float:
+        return type(value) in (int, float)
+    # a part is checked where it is built
+    return hint is Any or dataclasses.is_dataclass(hint) or type(value) is hint
+
+
+def _wanted(hint: Any) -> str:
+    """A type in the words of a recipe's author."""
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(options)
+    if get_origin(hint) is UnionType:
+        return " or ".join(_wanted(option) for option in options if option is not type(None))
+    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(
+        hint, "a list of texts" if get_origin(hint) is tuple else "a table of numbers"
+    )

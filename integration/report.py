@@ -1,7 +1,7 @@
 """The report of a run: report.md, report.html and results.json."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from html import escape
@@ -9,7 +9,6 @@ from pathlib import Path
 from string import Template
 
 from conceptarchive import ConceptArchive, Vocabulary
-
 from integration import figures
 from integration.recipe import Recipe
 from integration.results import Outcome, commit, gather, machine, markdown
@@ -44,7 +43,6 @@ def write_report(
     runs: Mapping[tuple[str, int], tuple[Stage, Stage]],
     task: Task,
     data: Path | None,
-    stages: Sequence[Stage],
 ) -> None:
     """Write the report of a finished run.
 
@@ -57,14 +55,13 @@ def write_report(
         runs: (training, evaluation) by (arm, seed).
         task: what was scored.
         data: root of the task's data.
-        stages: all, for their seconds.
     """
-    outcome = gather(out, pairs=pairs, archive=archive, runs=runs, stages=stages)
+    outcome = gather(out, pairs=pairs, archive=archive, runs=runs)
     write_text(folder / "results.json", json.dumps(_results(recipe, outcome, runs), indent=1))
     tables = markdown(outcome)
     title = f"CoCu: recipe {recipe.name}"
     write_text(folder / "report.md", f"# {title}\n\n{recipe.summary}\n\n{tables}")
-    first = {arm: trained.folder(out) for (arm, seed), (trained, _) in reversed(runs.items())}
+    first = {arm: trained.folder(out) for (arm, seed), (trained, _) in reversed([*runs.items()])}
     logs: dict[str, list[Path]] = {}
     for (arm, _), (trained, _) in runs.items():
         logs.setdefault(arm, []).append(trained.folder(out))
@@ -160,13 +157,13 @@ def _overlay_section(runs: Mapping[str, Path], task: Task, data: Path | None, cu
         image, truth, maps = predictions.of(index)
         masks = {"truth": truth == label, **{arm: m == label for arm, m in maps.items()}}
         parts.append(_figure(figures.png_data(figures.concept_strip(image, masks, names[label]))))
-        whole = {"truth": truth, **maps}
-        parts.append(_figure(figures.png_data(figures.label_strip(image, whole, names))))
+        strip = figures.label_strip(image, {"truth": truth, **maps}, names)
+        parts.append(_figure(figures.png_data(strip)))
     return "\n".join(parts)
 
 
 def _rarely_named(predictions: figures.Predictions, curated: Path, count: int = 3) -> list[int]:
-    """Labels of stuff (or any class) that the fewest captions name though the vocabulary has them."""
+    """Labels of stuff (or any class) in the vocabulary that the fewest captions name."""
     archive = ConceptArchive.open(curated / "archive")
     known = set(archive.vocabulary.names)
     stuff = predictions.dataset.subsets.get("stuff", tuple(range(len(predictions.dataset.names))))

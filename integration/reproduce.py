@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from jsonargparse import auto_cli
+
 from conceptarchive import ConceptArchiveError
 from groupvit import GroupViTError
-from jsonargparse import auto_cli
-from segbench import SegbenchError
-
 from integration.cocu import scenes_stages
 from integration.errors import DataMissingError, RecipeError
 from integration.flickr8k import photo_stages
 from integration.recipe import Recipe, load_recipe
 from integration.stage import Stage, describe, run_stages
+from segbench import SegbenchError
 
 REPORTS = ("report.md", "report.html", "results.json")
 
@@ -35,7 +35,8 @@ def cocu(
     Args:
         recipe: name of a built-in recipe, or a .toml file.
         data: folder of real data, for recipes that need one.
-        out: folder of all results; runs/RECIPE when left out. A killed run goes on where it stopped.
+        out: folder of all results; runs/RECIPE when left out. A killed run goes on where it
+            stopped.
         seeds: train every arm this many times.
         arms: comma-separated, of baseline, cocu and upper-bound; the recipe's when left out.
         from_stage: forget the results of this stage and of all after it.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from integration.stage import Stage
+from integration.stage import Stage, with_inputs
 
 SHOWN = {
     "miou": "mIoU",
@@ -73,7 +73,6 @@ def gather(
     pairs: Stage,
     archive: Stage,
     runs: Mapping[tuple[str, int], tuple[Stage, Stage]],
-    stages: Sequence[Stage],
 ) -> Outcome:
     """Read what the stages left."""
     metrics: dict[str, dict[str, list[float]]] = {}
@@ -85,12 +84,13 @@ def gather(
                 metrics.setdefault(arm, {}).setdefault(name, []).append(float(value))
         losses.setdefault(arm, []).append(last_loss(read_log(trained.folder(out))))
     gap = pairs.folder(out) / "gap.json"
+    used = [pairs, archive, *(stage for both in runs.values() for stage in both)]
     return Outcome(
         metrics=metrics,
         losses={arm: spread(values).mean for arm, values in losses.items()},
         quality=json.loads((archive.folder(out) / "quality.json").read_text()),
         gap=json.loads(gap.read_text()) if gap.exists() else None,
-        seconds={stage.name: stage.seconds(out) or 0.0 for stage in stages},
+        seconds={stage.name: stage.seconds(out) or 0.0 for stage in with_inputs(used)},
     )
 
 

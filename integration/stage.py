@@ -1,13 +1,12 @@
 """Stages: a piece of work with a fingerprint, skipped when it is done, begun again when killed.
 
-A stage writes into a folder of its own, named after its fingerprint: a hash over what it is set to
-and over the fingerprints of what it reads. So a changed recipe never overwrites an older result, and
-a stage whose folder says `done` is never run again.
+A stage writes into a folder of its own, named after its fingerprint: a hash over what it is set
+to and over the fingerprints of what it reads. So a changed recipe never overwrites an older
+result, and a stage whose folder says `done` is never run again.
 """
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +91,15 @@ def run_stages(
         spent += stage.cost
 
 
+def with_inputs(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages and all that they read, directly or not: each once, after its inputs."""
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        for one in [*with_inputs(stage.inputs), stage]:
+            found.setdefault(one.name, one)
+    return list(found.values())
+
+
 def describe(stages: Sequence[Stage], out: Path) -> list[str]:
     """One line a stage: what would run and where; for `--dry-run`."""
     return [
@@ -105,7 +113,7 @@ def write_text(path: Path, content: str) -> None:
     """Write a text file whole or not at all."""
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text(content, encoding="utf-8")
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def _run(stage: Stage, out: Path) -> float:

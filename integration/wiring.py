@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from conceptarchive import ConceptArchive, MentionFinder, Vocabulary
-from groupvit import DataConfig, PairDataset, augmentation, index_shards, stream, without_corrupt
-from groupvit import ConceptSource as ConceptSource
 
+from conceptarchive import ConceptArchive, MentionFinder, Vocabulary
+from groupvit import ConceptSource as ConceptSource
+from groupvit import DataConfig, PairDataset, augmentation, index_shards, stream, without_corrupt
 from integration.stage import write_text
 
 TRUTH = "truth.json"

@@ -21,6 +21,7 @@ from conceptarchive.pairs import Pair, SkipLog, find_shards, read_pairs
 from conceptarchive.quality import QualityReport, archive_quality, frequency_ranking
 from conceptarchive.rank import Candidates, Ranked, rank_images
 from conceptarchive.responses import own_responses
+from conceptarchive.visual import visualness
 from conceptarchive.vocabulary import PROMPT, Vocabulary
 
 __version__ = "0.1.0"
@@ -62,4 +63,5 @@ __all__ = [
     "rank_images",
     "read_pairs",
     "self_rows",
+    "visualness",
 ]

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Mapping
@@ -191,13 +190,17 @@ def write_pairs(
 
     Returns:
         Paths of all shards, in order.
+
+    Raises:
+        ValueError: `shard_size` is below 1.
     """
+    if shard_size < 1:
+        raise ValueError(f"shard_size must be >= 1, got {shard_size}")
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(dataset), shard_size)
     paths = [folder / f"{number:05d}.tar" for number in range(len(starts))]
-    bar = tqdm(
-        total=len(dataset), unit="scene", desc=f"{dataset.split} scenes", disable=not progress
-    )
+    hidden = None if progress else True  # None: silent when standard error is not a terminal
+    bar = tqdm(total=len(dataset), unit="scene", desc=f"{dataset.split} scenes", disable=hidden)
     for path, start in zip(paths, starts, strict=True):
         stop = min(start + shard_size, len(dataset))
         if not path.exists():
@@ -222,7 +225,7 @@ def _write_shard(dataset: ScenesDataset, path: Path, indices: range) -> None:
             _add(tar, f"{index:09d}.png", png.getvalue())
             _add(tar, f"{index:09d}.txt", scene.caption.encode())
             _add(tar, f"{index:09d}.json", json.dumps(truth).encode())
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -1,7 +1,7 @@
 """Paint a layout: label map, instance map and picture at any size.
 
-Textures are value noise on a lattice that is hashed with 32-bit integers, so the same scene is drawn
-alike on any machine, at any size.
+Textures are value noise on a lattice that is hashed with 32-bit integers, so the same scene is
+drawn alike on any machine, at any size.
 """
 
 import numpy as np
@@ -50,11 +50,12 @@ def paint(layout: Layout, size_px: int, difficulty: float) -> npt.NDArray[np.uin
         _paint_thing(image, placed, x, y)
     grain = _hash(*np.meshgrid(np.arange(size_px), np.arange(size_px)), layout.texture_seed) - 0.5
     image = image * layout.light + np.array(layout.tint) + grain[..., None] * (6 + 40 * difficulty)
-    return np.rint(image.clip(0, 255)).astype(np.uint8)
+    picture: npt.NDArray[np.uint8] = np.rint(image.clip(0, 255)).astype(np.uint8)
+    return picture
 
 
 def _pixel_centres(size_px: int) -> tuple[FloatArray, FloatArray]:
-    """x (1, W) and y (H, 1) of the pixel centres, in picture widths."""
+    """X (1, W) and y (H, 1) of the pixel centres, in picture widths."""
     centres = (np.arange(size_px) + 0.5) / size_px
     return centres[None, :], centres[:, None]
 
@@ -73,7 +74,8 @@ def _texture(stuff: str, x: FloatArray, y: FloatArray, seed: int) -> FloatArray:
     look = STUFF_BY_NAME[stuff]
     noise = _value_noise(x * look.grain[0], y * look.grain[1], seed)  # (H, W)
     share = look.contrast * noise[..., None]
-    return (1 - share) * np.array(look.base) + share * np.array(look.accent)
+    texture: FloatArray = (1 - share) * np.array(look.base) + share * np.array(look.accent)
+    return texture
 
 
 def _value_noise(x: FloatArray, y: FloatArray, seed: int) -> FloatArray:
@@ -115,8 +117,8 @@ def _inside(part: Part, u: FloatArray, v: FloatArray) -> BoolArray:
         for (pu, pv), (qu, qv) in zip(part.points, ends, strict=True)
     ]
     stacked = np.stack(np.broadcast_arrays(*sides))  # (corners, H, W)
-    convex: BoolArray = (stacked >= 0).all(axis=0) | (stacked <= 0).all(axis=0)
-    return convex
+    convex = np.all(stacked >= 0, axis=0) | np.all(stacked <= 0, axis=0)  # (H, W)
+    return np.asarray(convex)
 
 
 def _paint_thing(image: FloatArray, placed: Placed, x: FloatArray, y: FloatArray) -> None:

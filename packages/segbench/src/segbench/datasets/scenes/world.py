@@ -1,8 +1,8 @@
 """What the embedded world is made of: classes, how they look and what goes with what.
 
-Stuff fills regions (sky, water, ...), things stand on stuff (a boat on water). Coordinates are units
-of the picture's width, so that one scene can be drawn at any size. Things are unions of convex
-polygons and ellipses in a box [-1, 1] x [-1, 1], y pointing down.
+Stuff fills regions (sky, water, ...), things stand on stuff (a boat on water). Coordinates are
+units of the picture's width, so that one scene can be drawn at any size. Things are unions of
+convex polygons and ellipses in a box [-1, 1] x [-1, 1], y pointing down.
 """
 
 from collections.abc import Mapping
