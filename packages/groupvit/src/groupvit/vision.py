@@ -73,8 +73,9 @@ class PatchEmbed(nn.Module):
         self.positions = nn.Parameter(torch.zeros(1, side * side, dim))  # (1, N, C)
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """(B, 3, H, W) -> tokens (B, h * w, C) and (h, w); borders below a patch are dropped,
-        by a conv stem padded.
+        """(B, 3, H, W) -> tokens (B, h * w, C) and (h, w).
+
+        Borders below a patch are dropped; a conv stem pads them to a patch.
 
         Raises:
             ValueError: training at another size than the model's.

@@ -1,0 +1,231 @@
+"""The whole system at a tiny scale: twice alike, killed and resumed alike, errors in one line."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from integration import cocu
+from integration.reproduce import main
+
+ROOT = Path(__file__).parents[2]
+ARMS = ("baseline", "cocu", "upper-bound")
+
+KILLED = """
+import os, signal, sys
+from integration.reproduce import main
+
+saved = []
+
+def watch(event, arguments):
+    if event == "os.rename" and "train-cocu-0" in str(arguments[1]):
+        saved.append(arguments)
+        if len(saved) == 3:  # checkpoints of steps 2 and 4 are whole, that of step 6 is not
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+main(sys.argv[1:])
+"""
+
+
+def reproduce(recipe: Path, out: Path, *options: str) -> int:
+    return main(["cocu", "--recipe", str(recipe), "--out", str(out), *options])
+
+
+def results(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "results.json").read_text()))
+
+
+def numbers(out: Path) -> dict[str, Any]:
+    """What has to be equal between two runs."""
+    return {name: results(out)[name] for name in ("metrics", "losses", "quality", "gap")}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run of all three arms."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert reproduce(tiny, out) == 0
+    return out
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the unbroken run, to do things to."""
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def test_results_have_every_arm_and_metric(whole: Path) -> None:
+    found = results(whole)
+    assert set(found["metrics"]) == set(ARMS)
+    for arm in ARMS:
+        values = found["metrics"][arm]
+        assert 0 <= values["miou"][0] <= 1
+        assert 0 < values["grouping_purity"][0] <= 1
+        assert found[f"{arm.replace('-', '_')}_miou"] == values["miou"]
+    assert found["seeds"] == [0]
+    assert found["recipe"] == "tiny"
+    assert found["gap"]["stuff"] < found["gap"]["thing"]
+    assert {"cpu", "torch"} <= found["machine"].keys()
+    assert "clip" in found["seconds"]
+
+
+def test_arms_differ_in_what_they_learn(whole: Path) -> None:
+    losses = results(whole)["losses"]
+    assert len(set(losses.values())) == 3
+    assert all(torch.isfinite(torch.tensor(loss)) for loss in losses.values())
+
+
+@pytest.mark.slow
+def test_two_runs_in_different_folders_give_equal_numbers(
+    tiny: Path, whole: Path, tmp_path: Path
+) -> None:
+    assert reproduce(tiny, tmp_path / "second") == 0
+    assert numbers(tmp_path / "second") == numbers(whole)
+
+
+def test_a_second_call_does_nothing_again(
+    tiny: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (copy / "stages").rglob("*")}
+    assert reproduce(tiny, copy) == 0
+    assert {p: p.stat().st_mtime_ns for p in (copy / "stages").rglob("*")} == before
+    said = capsys.readouterr()
+    assert "running" not in said.err
+    assert "Zero-shot segmentation" in said.out
+
+
+@pytest.mark.parametrize("stage", ["_embed", "_curate", "_evaluate"])
+def test_a_run_that_breaks_in_a_stage_goes_on_to_equal_numbers(
+    tiny: Path, whole: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    name = {"_embed": "embed", "_curate": "archive", "_evaluate": "evaluate-cocu-0"}[stage]
+    work = getattr(cocu, stage)
+
+    def broken(*arguments: Any) -> None:
+        work(*arguments)  # everything is there, and nobody said so
+        if arguments[-1].name.startswith(name):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cocu, stage, broken)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(tiny, copy, "--from", name)
+    assert reproduce(tiny, copy) == 0
+    assert numbers(copy) == numbers(whole)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_in_training_goes_on_to_equal_numbers(
+    tiny: Path, whole: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["cocu", "--recipe", str(tiny), "--out", str(copy)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *options, "--from", "train-cocu-0"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == -9, done.stderr
+    (trained,) = (copy / "stages").glob("train-cocu-0-*")
+    assert not (trained / "stage.json").exists()
+    assert [p.name for p in trained.glob("checkpoint-*")] == ["checkpoint-00000004"]
+    capsys.readouterr()
+    assert reproduce(tiny, copy) == 0
+    said = capsys.readouterr().err
+    assert "train-baseline-0: up to date" in said
+    assert "train-cocu-0: running" in said
+    assert numbers(copy) == numbers(whole)
+    steps = [json.loads(line)["step"] for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 8]
+
+
+def test_report_shows_curves_archives_and_overlays(whole: Path) -> None:
+    page = (whole / "report.html").read_text(encoding="utf-8")
+    curves, rest = page.split("<h2>Archives and their witnesses</h2>")
+    archives, overlays = rest.split("<h2>A concept that captions rarely name")
+    assert curves.count("<img") == 1
+    assert archives.count('<div class="pair">') == 6
+    assert archives.count("<img") > 6  # the pairs and their witnesses
+    assert 2 <= overlays.count("<img") <= 6  # one concept and all classes, up to three times
+    sources = re.findall(r'<img src="([^"]{30})', page)
+    assert len(sources) == page.count("<img")
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "<script" not in page
+    assert "http" not in page.split("</style>")[1]
+
+
+def test_report_has_the_tables(whole: Path) -> None:
+    text = (whole / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# CoCu: recipe tiny\n\ncocu-mini, a thousand times smaller\n")
+    for line in ("| arm | mIoU | stuff | things |", "| cocu - baseline |", "| upper-bound |",
+                 "| curation | R@1 |", "| caption alone |", "| stage | seconds |"):  # fmt: skip
+        assert line in text, line
+
+
+def test_seeds_and_arms_are_options(tiny: Path, copy: Path, whole: Path) -> None:
+    assert reproduce(tiny, copy, "--seeds", "2", "--arms", "baseline,cocu") == 0
+    found = results(copy)
+    assert found["seeds"] == [0, 1]
+    assert set(found["metrics"]) == {"baseline", "cocu"}
+    first, second = found["metrics"]["cocu"]["grouping_purity"]
+    assert first == results(whole)["metrics"]["cocu"]["grouping_purity"][0]
+    assert first != second
+    assert "2 seeds, mean ± standard error" in (copy / "report.md").read_text()
+
+
+def test_a_dry_run_lists_and_changes_nothing(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(tiny, tmp_path / "out", "--dry-run", "--arms", "cocu") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines] == [
+        "pairs", "curator-pairs", "clip", "embed", "archive",
+        "train-cocu-0", "evaluate-cocu-0", "report",
+    ]  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+UNKNOWN_KEY = 'summary = "x"\narm = ["cocu"]\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--recipe", "coco-mini"], 2, "no recipe 'coco-mini'; there are"),
+        (["--recipe", "FOLDER/key.toml"], 2, "unknown key 'arm' in key.toml; did you mean 'arms'"),
+        (["--recipe", "FOLDER/gone.toml"], 2, "no recipe"),
+        (["--from", "trian"], 2, "no stage is called 'trian'; there are pairs, curator-pairs"),
+        (["--arms", "cocu,best"], 2, "unknown arm 'best'"),
+        (["--seeds", "0"], 2, "--seeds must be >= 1, got 0"),
+        (["--recipe", "cocu-flickr8k"], 2, "say where with --data FOLDER"),
+        (["--recipe", "cocu-flickr8k", "--data", "FOLDER"], 3, "captions_train.tsv: not found"),
+    ],
+)
+def test_an_error_is_one_line_and_a_code(
+    options: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key.toml").write_text(UNKNOWN_KEY)
+    given = [option.replace("FOLDER", str(tmp_path)) for option in options]
+    assert main(["cocu", "--out", str(tmp_path / "out"), *given]) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("reproduce: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_option_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["cocu", "--recipes", "cocu-mini"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "--recipes" in said
+    assert "Traceback" not in said

@@ -1,0 +1,197 @@
+"""Stages: skipped when done, begun again in the same folder when killed."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.errors import RecipeError
+from integration.stage import Stage, describe, run_stages, with_inputs, write_text
+
+
+class Work:
+    """Three stages that count their runs: number -> double -> text."""
+
+    def __init__(self, out: Path, number: int = 2) -> None:
+        self.out, self.ran = out, list[str]()
+        self.number = Stage(name="number", settings={"n": number}, run=self._number)
+        self.double = Stage(name="double", settings={}, inputs=(self.number,), run=self._double)
+        self.text = Stage(name="text", settings={}, inputs=(self.double,), run=self._text)
+        self.stages = [self.number, self.double, self.text]
+
+    def _number(self, folder: Path) -> None:
+        self.ran.append("number")
+        write_text(folder / "value", str(self.number.settings["n"]))
+
+    def _double(self, folder: Path) -> None:
+        self.ran.append("double")
+        value = int((self.number.folder(self.out) / "value").read_text())
+        write_text(folder / "value", str(2 * value))
+
+    def _text(self, folder: Path) -> None:
+        self.ran.append("text")
+        value = (self.double.folder(self.out) / "value").read_text()
+        write_text(folder / "text", f"it is {value}")
+
+    def run(self, **options: Any) -> str:
+        stream = io.StringIO()
+        run_stages(self.stages, self.out, stream=stream, **options)
+        return stream.getvalue()
+
+    @property
+    def result(self) -> str:
+        return (self.text.folder(self.out) / "text").read_text()
+
+
+def stage(**changes: Any) -> Stage:
+    values: dict[str, Any] = {"name": "a", "settings": {"x": 1}, "run": lambda _: None}
+    return Stage(**{**values, **changes})
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_fingerprint_hangs_on_everything_that_the_result_does() -> None:
+    first = stage(inputs=(stage(name="b"),))
+    others = [
+        stage(inputs=(stage(name="b"),), name="c"),
+        stage(inputs=(stage(name="b"),), settings={"x": 2}),
+        stage(inputs=(stage(name="b"),), version=2),
+        stage(inputs=(stage(name="b", settings={"x": 2}),)),
+        stage(inputs=(stage(name="b", version=2),)),
+        stage(inputs=()),
+    ]
+    prints = {first.fingerprint, *(other.fingerprint for other in others)}
+    assert len(prints) == 7
+
+
+def test_fingerprint_does_not_hang_on_order_cost_or_code() -> None:
+    first = stage(settings={"x": 1, "y": [2]})
+    second = stage(settings={"y": [2], "x": 1}, cost=9, run=print)
+    assert first.fingerprint == second.fingerprint
+
+
+def test_a_fingerprint_stays_what_it_was() -> None:
+    # changed only with a stated reason: finished runs would be done again
+    assert stage().fingerprint[:10] == "c7da3394c0"
+
+
+def test_stages_run_in_order_and_are_skipped_when_done(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    said = work.run()
+    assert work.ran == ["number", "double", "text"]
+    assert work.result == "it is 4"
+    assert "[1/3] number: running" in said
+    again = work.run()
+    assert work.ran == ["number", "double", "text"]
+    assert again.count("up to date") == 3
+    assert "running" not in again
+
+
+def test_other_settings_run_beside_the_older_result(tmp_path: Path) -> None:
+    Work(tmp_path).run()
+    other = Work(tmp_path, number=5)
+    other.run()
+    assert other.ran == ["number", "double", "text"]
+    assert (other.result, Work(tmp_path).result) == ("it is 10", "it is 4")
+
+
+def test_a_changed_later_stage_leaves_the_earlier_ones_alone(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work.run()
+    work.text = replace(work.text, version=2)
+    work.stages[2] = work.text
+    work.run()
+    assert work.ran == ["number", "double", "text", "text"]
+
+
+def test_a_killed_stage_goes_on_in_its_folder_to_the_same_result(tmp_path: Path) -> None:
+    whole = Work(tmp_path / "whole")
+    whole.run()
+    work = Work(tmp_path / "killed")
+
+    def killed(folder: Path) -> None:
+        write_text(folder / "half", "state")
+        raise KeyboardInterrupt
+
+    work.stages[1] = replace(work.double, run=killed)
+    with pytest.raises(KeyboardInterrupt):
+        work.run()
+    assert work.double.seconds(work.out) is None
+    seen: list[str] = []
+
+    def go_on(folder: Path) -> None:
+        seen.append((folder / "half").read_text())
+        work._double(folder)
+
+    work.stages[1] = replace(work.double, run=go_on)
+    work.run()
+    assert seen == ["state"]
+    assert work.ran == ["number", "double", "text"]  # what was done is not done again
+    assert work.result == whole.result
+
+
+def test_from_forgets_a_stage_and_all_after_it(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work.run()
+    stale = work.double.folder(tmp_path) / "stale"
+    stale.touch()
+    work.run(again_from="double")
+    assert work.ran == ["number", "double", "text", "double", "text"]
+    assert not stale.exists()
+
+
+def test_an_unknown_stage_is_an_error_and_forgets_nothing(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work.run()
+    before = tree(tmp_path)
+    with pytest.raises(RecipeError, match="'tripel'; there are number, double, text"):
+        work.run(again_from="tripel")
+    assert tree(tmp_path) == before
+
+
+def test_describing_changes_nothing(tmp_path: Path) -> None:
+    work = Work(tmp_path / "out")
+    lines = describe(work.stages, work.out)
+    assert [line.split()[:3] for line in lines] == [
+        ["to", "run", name] for name in ("number", "double", "text")
+    ]
+    assert not work.out.exists()
+    work.run()
+    before = tree(work.out)
+    assert all("up to date" in line for line in describe(work.stages, work.out))
+    assert tree(work.out) == before
+    assert str(work.text.folder(work.out)) in describe(work.stages, work.out)[2]
+
+
+def test_a_done_stage_says_how_long_it_took(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    assert work.text.seconds(tmp_path) is None
+    work.run()
+    seconds = work.text.seconds(tmp_path)
+    assert seconds is not None
+    assert 0 <= seconds < 60
+    note = json.loads((work.text.folder(tmp_path) / "stage.json").read_text())
+    assert note["fingerprint"] == work.text.fingerprint
+
+
+def test_with_inputs_lists_everything_once_after_its_inputs(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    both = Stage(name="both", settings={}, inputs=(work.text, work.number), run=print)
+    names = [one.name for one in with_inputs([both, work.double])]
+    assert names == ["number", "double", "text", "both"]
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    assert path.read_text() == "old"
+    write_text(path, "“new”")
+    assert path.read_text(encoding="utf-8") == "“new”"
+    assert [p.name for p in tmp_path.iterdir()] == ["note.json"]
