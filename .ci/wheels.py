@@ -2,8 +2,8 @@
 
     hatch run wheels
 
-Shows that a package needs nothing that it does not declare. Environments are made and removed one by
-one. `integration` depends on its four siblings, which come from the wheels just built.
+Shows that a package needs nothing that it does not declare. Environments are made and removed one
+by one. `integration` depends on its four siblings, which come from the wheels just built.
 """
 
 import subprocess

@@ -90,8 +90,11 @@ def _results(
     named = {
         f"{arm.replace('-', '_')}_miou": values["miou"] for arm, values in outcome.metrics.items()
     }
+    arms = ",".join(outcome.metrics)
     return {
         "recipe": recipe.name,
+        "command": f"python -m integration.reproduce cocu --recipe {recipe.name} "
+        f"--seeds {len(seeds)} --arms {arms}",
         **named,
         "seeds": seeds,
         "date": datetime.now(UTC).date().isoformat(),

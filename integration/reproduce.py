@@ -71,7 +71,7 @@ def _stages(recipe: Recipe, out: Path, seeds: Sequence[int], data: Path | None) 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     try:
-        given = [_spelt(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+        given = _spelt(sys.argv[1:] if argv is None else argv)
         auto_cli({"cocu": cocu}, args=given, prog="python -m integration.reproduce")
     except (
         RecipeError,
@@ -85,13 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _spelt(argument: str) -> str:
-    """An option as the parser knows it: `--dry-run` is `--dry_run`, `--from` is `--from_stage`."""
-    if not argument.startswith("--"):
-        return argument
-    option, equals, value = argument.partition("=")
-    option = {"--from": "--from_stage"}.get(option, "--" + option[2:].replace("-", "_"))
-    return option + equals + value
+def _spelt(arguments: Sequence[str]) -> list[str]:
+    """Options as the parser knows them: `--from` is `--from_stage`, `--dry-run` `--dry_run=true`."""
+    known: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        if option.startswith("--"):
+            option = {"--from": "--from_stage"}.get(option, "--" + option[2:].replace("-", "_"))
+        if option == "--dry_run" and not equals and following not in ("true", "false"):
+            equals, value = "=", "true"
+        known.append(option + equals + value)
+    return known
 
 
 if __name__ == "__main__":

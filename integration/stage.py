@@ -78,6 +78,7 @@ def run_stages(
         _forget(stages, out, again_from)
     left = [stage for stage in stages if stage.seconds(out) is None]
     total, spent, began = sum(stage.cost for stage in left), 0.0, time.perf_counter()
+    trust = 0.1 * total  # expected seconds that weigh as much as as many measured ones
     for number, stage in enumerate(stages, 1):
         head = f"[{number}/{len(stages)}] {stage.name}"
         known = stage.seconds(out)
@@ -85,7 +86,7 @@ def run_stages(
             print(f"{head}: up to date ({known:.0f} s when it ran)", file=stream)
             continue
         elapsed = time.perf_counter() - began
-        left_s = (total - spent) * (elapsed / spent if spent else 1.0)
+        left_s = (total - spent) * (elapsed + trust) / (spent + trust)
         print(f"{head}: running; about {left_s / 60:.1f} min left in all", file=stream, flush=True)
         print(f"{head}: done in {_run(stage, out):.0f} s", file=stream, flush=True)
         spent += stage.cost

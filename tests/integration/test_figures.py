@@ -44,8 +44,10 @@ def test_loss_curves_have_a_line_for_every_run(tmp_path: Path) -> None:
     assert [axis.get_title() for axis in axes] == ["loss", "caption loss", "multi label loss"]
     for axis in axes:
         assert len(axis.lines) == 4
-        assert [text.get_text() for text in axis.get_legend().get_texts()] == ["baseline", "cocu"]
-    assert axes[0].lines[0].get_xydata().tolist() == [[1, 1], [2, 0.5], [4, 0.25]]
+        legend = axis.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == ["baseline", "cocu"]
+    assert np.asarray(axes[0].lines[0].get_xydata()).tolist() == [[1, 1], [2, 0.5], [4, 0.25]]
 
 
 @pytest.mark.parametrize(("size", "shown"), [((32, 16), (144, 72)), ((288, 576), (72, 144))])
@@ -54,7 +56,7 @@ def test_a_thumbnail_fits_and_keeps_its_shape(
 ) -> None:
     content = io.BytesIO()
     Image.new("RGB", size).save(content, "PNG")
-    pair = Pair(id="a/b/c", caption="", image=content.getvalue())
+    pair = Pair(id="a/b/c", key="c", caption="", image=content.getvalue())
     assert opened(figures.thumbnail(pair)).size == shown
 
 

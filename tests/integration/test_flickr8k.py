@@ -52,7 +52,7 @@ def data(tmp_path: Path) -> Path:
         write_table(photos / f"captions_{split}.tsv", "image\tcaption_id\tcaption", rows)
     rows = [f"{row}\t{name}\tx" for row, name in enumerate(PHOTOS)]
     write_table(features / "flickr8k_image_features.tsv", "row\timage\tcaption", rows)
-    np.save(features / "flickr8k_image_features.npy", np.diag([2.0, 4.0, 8.0])[:, :3])
+    np.save(features / "flickr8k_image_features.npy", 2 * np.eye(12)[[4, 0, 7]])
     for source, names in NAMES.items():
         rows = [f"{row}\t{name}" for row, name in enumerate(names)]
         write_table(features / f"text_{source}.tsv", "row\tname", rows)
@@ -75,8 +75,8 @@ def test_photos_are_sorted_with_captions_in_order_and_unit_features(data: Path) 
     assert [photo.file.name for photo in photos] == ["a.jpg", "b.jpg"]
     assert photos[0].captions == CAPTIONS["a.jpg"]
     assert photos[1].captions == CAPTIONS["b.jpg"]  # a lone quote does not swallow lines
-    assert photos[0].feature.tolist() == [0, 1, 0]
-    assert photos[1].feature.tolist() == [1, 0, 0]
+    assert photos[0].feature.tolist() == np.eye(12)[0].tolist()
+    assert photos[1].feature.tolist() == np.eye(12)[4].tolist()
 
 
 def test_concepts_are_plain_names_each_once_the_first_list_wins(data: Path) -> None:

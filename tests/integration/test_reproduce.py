@@ -25,7 +25,7 @@ from integration.reproduce import main
 saved = []
 
 def watch(event, arguments):
-    if event == "os.rename" and "train-cocu-0" in str(arguments[1]):
+    if event == "os.rename" and "train-cocu-0" in (new := str(arguments[1])) and "checkpoint" in new:
         saved.append(arguments)
         if len(saved) == 3:  # checkpoints of steps 2 and 4 are whole, that of step 6 is not
             os.kill(os.getpid(), signal.SIGKILL)
@@ -180,10 +180,13 @@ def test_seeds_and_arms_are_options(tiny: Path, copy: Path, whole: Path) -> None
     assert "2 seeds, mean ± standard error" in (copy / "report.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "flag", [["--dry-run"], ["--dry-run", "true"], ["--dry-run=true"], ["--dry_run"]]
+)
 def test_a_dry_run_lists_and_changes_nothing(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: list[str]
 ) -> None:
-    assert reproduce(tiny, tmp_path / "out", "--dry-run", "--arms", "cocu") == 0
+    assert reproduce(tiny, tmp_path / "out", *flag, "--arms", "cocu") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2] for line in lines] == [
         "pairs", "curator-pairs", "clip", "embed", "archive",

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from conceptarchive import MentionFinder, Vocabulary, visualness
 
 
@@ -10,7 +11,7 @@ def test_hand_worked_case() -> None:
     captions = ["a dog in the morning", "morning", "the dog", "nothing"]
     mentions = MentionFinder(vocabulary).find_all(captions)
     dog, morning, cat = visualness(images, features, mentions)
-    assert dog == pytest.approx(1.0)  # responses 1, 0, 1, 0: mean 0.5, deviation 0.5; captioned 1, 1
+    assert dog == pytest.approx(1.0)  # mean 0.5, deviation 0.5, captioned 1 and 1
     assert morning == pytest.approx(0.0)  # captioned 0 and 1: no more than on average
     assert cat == 0.0  # never mentioned
 

@@ -1,4 +1,4 @@
-"""Which concepts can be seen at all: nouns such as "morning" or "friend" name nothing in a picture."""
+"""Which concepts can be seen at all: "morning" and "friend" name nothing in a picture."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ BLOCK = 8192  # images whose responses to all concepts are held at a time
 def visualness(
     images: npt.NDArray[np.floating], concept_features: FloatArray, mentions: Mentions
 ) -> npt.NDArray[np.float64]:
-    """How much more the images captioned with a concept respond to it than images do in general.
+    """How much more images captioned with a concept respond to it than all images do.
 
-        d_q = (mean over images captioned with q of s(x, q) - mean of s(x, q)) / deviation of s(x, q)
+        d_q = (mean of s(x, q) where the caption names q - mean of s(x, q)) / deviation of s(x, q)
 
     Near 0 for a word that captions use whatever the image shows. Not in the papers: CoCu takes a
     list of concepts made by hand; this cuts a mined one down to what the encoder can see.
