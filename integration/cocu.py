@@ -44,6 +44,7 @@ from integration.wiring import (
     TrueConcepts,
     as_sets,
     best_device,
+    cpu_threads,
     mentioned_concepts,
     pair_dataset,
     ranked_concepts,
@@ -76,7 +77,7 @@ def scenes_stages(recipe: Recipe, seeds: Sequence[int], out: Path) -> list[Stage
         out: root of the stage folders.
     """
     cost = recipe.costs
-    world = asdict(recipe.scenes)
+    world = {k: v for k, v in asdict(recipe.scenes).items() if k != "workers"}
 
     def scenes(split: str, count: int) -> ScenesDataset:
         return ScenesDataset(
@@ -90,13 +91,13 @@ def scenes_stages(recipe: Recipe, seeds: Sequence[int], out: Path) -> list[Stage
     pairs = Stage(
         name="pairs",
         settings=world,
-        run=partial(_draw_pairs, scenes("train", recipe.scenes.train)),
+        run=partial(_draw_pairs, scenes("train", recipe.scenes.train), recipe.scenes.workers),
         cost=cost.get("pairs", 1),
     )
     others = Stage(
         name="curator-pairs",
         settings=world,
-        run=partial(_draw_pairs, scenes("curator", recipe.scenes.curator)),
+        run=partial(_draw_pairs, scenes("curator", recipe.scenes.curator), recipe.scenes.workers),
         cost=cost.get("pairs", 1),
     )
     clip = Stage(
@@ -189,9 +190,9 @@ def train_and_score(
     return [*stages, report]
 
 
-def _draw_pairs(dataset: ScenesDataset, folder: Path) -> None:
+def _draw_pairs(dataset: ScenesDataset, workers: int, folder: Path) -> None:
     """Write shards, and how much of what is to be seen their captions name."""
-    shards = write_pairs(dataset, folder, shard_size=SHARD)
+    shards = write_pairs(dataset, folder, shard_size=SHARD, workers=workers)
     write_truth(
         folder,
         {
@@ -317,7 +318,8 @@ def _train(recipe: Recipe, arm: str, seed: int, pairs: Path, archive: Path, fold
     dataset = pair_dataset(
         find_shards(pairs), DATASET, config.data, config.model.vision.image_px, source
     )
-    train(config, dataset, folder, device=best_device(), label=f"train {arm}, seed {seed}")
+    with cpu_threads(recipe.train_threads):
+        train(config, dataset, folder, device=best_device(), label=f"train {arm}, seed {seed}")
 
 
 def _evaluate(

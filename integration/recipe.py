@@ -43,6 +43,9 @@ class ScenesConfig:
     seed: int = 0
     """Of the world."""
 
+    workers: int = 0
+    """Processes that draw shards; the result does not depend on it."""
+
     def __post_init__(self) -> None:
         for split, count in (("train", self.train), ("curator", self.curator), ("val", self.val)):
             ScenesDataset(
@@ -149,10 +152,16 @@ class Recipe:
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Scoring."""
 
+    train_threads: int = 0
+    """CPU threads of GroupViT's training; 0 leaves the choice to PyTorch. Very small models are as
+    fast with one, and then do not slow down when the machine does other work."""
+
     costs: Mapping[str, float] = field(default_factory=dict)
     """Seconds that each stage takes on the machine named in the file, for the time left."""
 
     def __post_init__(self) -> None:
+        if self.train_threads < 0:
+            raise RecipeError(f"{self.name}: train_threads must be >= 0, got {self.train_threads}")
         if unknown := set(self.arms) - set(ARMS):
             raise RecipeError(f"{self.name}: unknown arm {sorted(unknown)[0]!r}; there are {ARMS}")
         if not self.arms or len(set(self.arms)) < len(self.arms):

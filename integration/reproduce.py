@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _spelt(arguments: Sequence[str]) -> list[str]:
-    """Options as the parser knows them: `--from` is `--from_stage`, `--dry-run` `--dry_run=true`."""
+    """Options as the parser knows them, such as `--from_stage` for `--from`."""
     known: list[str] = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, equals, value = argument.partition("=")

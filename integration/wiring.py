@@ -1,7 +1,8 @@
 """Adapters between the packages' protocols: all the glue there is."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -85,3 +86,14 @@ def best_device() -> torch.device:
 def as_sets(names: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
     """Values as sets."""
     return {key: frozenset(values) for key, values in names.items()}
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use this many CPU threads for a while; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

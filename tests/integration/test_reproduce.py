@@ -25,7 +25,8 @@ from integration.reproduce import main
 saved = []
 
 def watch(event, arguments):
-    if event == "os.rename" and "train-cocu-0" in (new := str(arguments[1])) and "checkpoint" in new:
+    new = str(arguments[1]) if event == "os.rename" else ""
+    if "train-cocu-0" in new and "checkpoint" in new:
         saved.append(arguments)
         if len(saved) == 3:  # checkpoints of steps 2 and 4 are whole, that of step 6 is not
             os.kill(os.getpid(), signal.SIGKILL)
@@ -212,11 +213,16 @@ UNKNOWN_KEY = 'summary = "x"\narm = ["cocu"]\n'
     ],
 )
 def test_an_error_is_one_line_and_a_code(
-    options: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    code: int,
+    message: str,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "key.toml").write_text(UNKNOWN_KEY)
     given = [option.replace("FOLDER", str(tmp_path)) for option in options]
-    assert main(["cocu", "--out", str(tmp_path / "out"), *given]) == code
+    assert reproduce(tiny, tmp_path / "out", *given) == code  # a later --recipe wins
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("reproduce: ")

@@ -4,12 +4,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from conceptarchive import Vocabulary
 from groupvit import ConceptSource, DataConfig
 from integration.wiring import (
     TrueConcepts,
     as_sets,
+    cpu_threads,
     mentioned_concepts,
     pair_dataset,
     read_truth,
@@ -21,9 +23,10 @@ TRUE: ConceptSource = TrueConcepts({"a": ["boat", "sky", "water"], "b": ["car"],
 
 
 def test_at_most_count_different_names_are_drawn() -> None:
-    drawn = TRUE.sample("a", count=2, seed=0, epoch=0)
-    assert len(set(drawn)) == 2
-    assert set(drawn) < {"boat", "sky", "water"}
+    for epoch in range(20):
+        drawn = TRUE.sample("a", count=2, seed=0, epoch=epoch)
+        assert len(set(drawn)) == 2
+        assert set(drawn) < {"boat", "sky", "water"}
     assert sorted(TRUE.sample("a", count=9, seed=0, epoch=0)) == ["boat", "sky", "water"]
     assert TRUE.sample("b", count=2, seed=0, epoch=0) == ["car"]
     assert TRUE.sample("none", count=2, seed=0, epoch=0) == []
@@ -55,6 +58,16 @@ def test_truth_survives_the_disk(tmp_path: Path) -> None:
     write_truth(tmp_path, truth)
     assert read_truth(tmp_path) == truth
     assert as_sets(truth)["train/00000/1"] == {"boat", "sky"}
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), cpu_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+    with cpu_threads(0):
+        assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("source", [None, TRUE])

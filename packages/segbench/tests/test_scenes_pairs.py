@@ -72,6 +72,13 @@ def test_shards_written_twice_are_equal_bytes(tmp_path: Path) -> None:
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 
 
+@pytest.mark.slow
+def test_worker_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    here = write_pairs(SCENES, tmp_path / "here", shard_size=2, progress=False)
+    away = write_pairs(SCENES, tmp_path / "away", shard_size=2, workers=2, progress=False)
+    assert [p.read_bytes() for p in away] == [p.read_bytes() for p in here]
+
+
 def test_an_existing_shard_is_left_and_an_unfinished_one_is_replaced(tmp_path: Path) -> None:
     whole = write_pairs(SCENES, tmp_path / "whole", shard_size=2, progress=False)
     broken = tmp_path / "broken"

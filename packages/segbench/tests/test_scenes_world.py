@@ -189,6 +189,15 @@ def test_a_scene_of_48_px_is_what_it_was() -> None:
     assert sorted(scene.present) == ["duck", "sand", "umbrella", "water"]
 
 
+def test_captions_and_presence_of_a_hundred_scenes_are_what_they_were() -> None:
+    """Changed only with a stated reason, like the scene above."""
+    scenes = ScenesDataset(split="train", count=100)
+    told = [f"{sorted(scenes.present(i))} {scenes.caption(i)}" for i in range(100)]
+    assert hashlib.sha256("\n".join(told).encode()).hexdigest() == (
+        "28225eee9f29de8222bf2eb206b6323c34ca666d2575ca0677c75d9ec1ba9ce6"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

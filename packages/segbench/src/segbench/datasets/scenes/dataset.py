@@ -4,9 +4,13 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import starmap
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -175,7 +179,12 @@ def caption_gap(dataset: ScenesDataset) -> CaptionGap:
 
 
 def write_pairs(
-    dataset: ScenesDataset, folder: Path, *, shard_size: int = 1000, progress: bool = True
+    dataset: ScenesDataset,
+    folder: Path,
+    *,
+    shard_size: int = 1000,
+    workers: int = 0,
+    progress: bool = True,
 ) -> list[Path]:
     """Write scenes as img2dataset tar shards: `KEY.png`, `KEY.txt` and `KEY.json`.
 
@@ -186,6 +195,7 @@ def write_pairs(
         dataset: the scenes.
         folder: where `00000.tar` and its followers go; made when missing.
         shard_size: pairs a shard.
+        workers: processes that draw shards side by side, same bytes; 0 draws in this one.
         progress: show a bar.
 
     Returns:
@@ -201,16 +211,29 @@ def write_pairs(
     paths = [folder / f"{number:05d}.tar" for number in range(len(starts))]
     hidden = None if progress else True  # None: silent when standard error is not a terminal
     bar = tqdm(total=len(dataset), unit="scene", desc=f"{dataset.split} scenes", disable=hidden)
-    for path, start in zip(paths, starts, strict=True):
-        stop = min(start + shard_size, len(dataset))
-        if not path.exists():
-            _write_shard(dataset, path, range(start, stop))
-        bar.update(stop - start)
+    work = [
+        (dataset, path, range(start, min(start + shard_size, len(dataset))))
+        for path, start in zip(paths, starts, strict=True)
+        if not path.exists()
+    ]
+    bar.update(len(dataset) - sum(len(indices) for _, _, indices in work))
+    for drawn in _each(_write_shard, work, workers):
+        bar.update(drawn)
     bar.close()
     return paths
 
 
-def _write_shard(dataset: ScenesDataset, path: Path, indices: range) -> None:
+def _each(task: Callable[..., int], work: Sequence[tuple[Any, ...]], workers: int) -> Iterator[int]:
+    """Results of the task in order of the work, made here or in other processes."""
+    if not workers:
+        yield from starmap(task, work)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from (job.result() for job in [pool.submit(task, *one) for one in work])
+
+
+def _write_shard(dataset: ScenesDataset, path: Path, indices: range) -> int:
+    """Write the scenes of one shard; return how many."""
     unfinished = path.with_suffix(".tar.tmp")
     with tarfile.open(unfinished, "w") as tar:
         for index in indices:
@@ -226,6 +249,7 @@ def _write_shard(dataset: ScenesDataset, path: Path, indices: range) -> None:
             _add(tar, f"{index:09d}.txt", scene.caption.encode())
             _add(tar, f"{index:09d}.json", json.dumps(truth).encode())
     unfinished.replace(path)
+    return len(indices)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
