@@ -93,6 +93,18 @@ def test_tiny_and_negative_responses_stay_finite() -> None:
     np.testing.assert_allclose(clamped, [-2000, -4000, -6000], rtol=1e-5)  # 2 x by 1e-4
 
 
+def test_shifted_responses_by_hand() -> None:
+    found = hand_worked([[-0.2], [0.2], [0.0]])
+    anchor = np.array([0.0, 0.0, -0.5], np.float32)  # as (1 + x) / 2: 0.5, 0.5, 0.25
+    values = score(anchor, found, response="shifted", cosine_norm="none")
+    want = [0.5 + 0.5 / 0.45, 0.5 + 0.5 / 0.55, 0.25 + 0.25 / 0.375]
+    np.testing.assert_allclose(values, want, rtol=1e-6)
+    normed = score(anchor, found, response="shifted")
+    np.testing.assert_allclose(
+        normed - values, np.array([0.5, 0.5, 0.25]) * (1 / 0.6 - 1), rtol=1e-5
+    )
+
+
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="3 candidates"):
         score(ANCHOR[:2], hand_worked())

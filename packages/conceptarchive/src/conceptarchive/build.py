@@ -281,6 +281,7 @@ class _Build:
             ranking=config.ranking,
             relative=config.relative,
             cosine_norm=config.cosine_norm,
+            response=config.response,
         )
 
     @property

@@ -10,6 +10,7 @@ Ranking = Literal["cosine", "relative"]
 SelfMode = Literal["keep", "drop", "force"]
 Relative = Literal["mean_with_anchor", "mean_without_anchor", "softmax", "rank"]
 CosineNorm = Literal["max_in_archive", "none"]
+Response = Literal["cosine", "shifted"]
 Clusters = Literal["concepts", "half"]
 
 MAX_CLUSTERS = 255
@@ -38,6 +39,10 @@ class ArchiveConfig:
 
     cosine_norm: CosineNorm = "max_in_archive"
     """What eq. 8 divides the anchor's response by."""
+
+    response: Response = "cosine"
+    """What eqs. 7 and 8 compare: cosines, or (1 + cosine) / 2 for a small CLIP whose cosines reach
+    below 0."""
 
     clusters: Clusters = "concepts"
     """Clusters of an image with m concepts: `concepts_per_pair` of them, or ceil(m / 2)."""

@@ -6,12 +6,12 @@ than the images that are captioned with them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from conceptarchive.config import CosineNorm, Ranking, Relative
+from conceptarchive.config import CosineNorm, Ranking, Relative, Response
 from conceptarchive.mentions import Mentions
 from conceptarchive.responses import responses
 
@@ -73,6 +73,7 @@ def rank_images(  # noqa: PLR0913  (the parts of a pool, then eqs. 6-8's options
     ranking: Ranking = "relative",
     relative: Relative = "mean_with_anchor",
     cosine_norm: CosineNorm = "max_in_archive",
+    response: Response = "cosine",
 ) -> Ranked:
     """Collect and rank the concepts of every image (vision-driven expansion, then eqs. 6-8).
 
@@ -86,12 +87,14 @@ def rank_images(  # noqa: PLR0913  (the parts of a pool, then eqs. 6-8's options
         ranking: eq. 6 alone (`cosine`) or eqs. 6-8 (`relative`).
         relative: see `score`.
         cosine_norm: see `score`.
+        response: see `score`.
     """
     found = collect(neighbours, mentions, own, concept_count=len(concept_features), forced=forced)
     anchor = responses(images, concept_features, found.images, found.concepts)  # (c,)
     if ranking == "cosine":
         return order_by_score(found, anchor)
-    return order_by_score(found, score(anchor, found, relative=relative, cosine_norm=cosine_norm))
+    scores = score(anchor, found, relative=relative, cosine_norm=cosine_norm, response=response)
+    return order_by_score(found, scores)
 
 
 def collect(
@@ -141,6 +144,7 @@ def score(
     *,
     relative: Relative = "mean_with_anchor",
     cosine_norm: CosineNorm = "max_in_archive",
+    response: Response = "cosine",
 ) -> FloatArray:
     """Score candidate concepts by how well the images show them.
 
@@ -156,13 +160,16 @@ def score(
         softmax               (k + 1) exp(100 s_q) / sum of exp(100 s) over {s_q} | W_q
         rank                  2 (witnesses below + half of those equal + 1/2) / (k + 1)
 
-    Departs from eqs. 7 and 8: means and M are clamped at 1e-4.
+    Departs from eqs. 7 and 8: means and M are clamped at 1e-4. Ratios need responses above 0, which
+    the cosines of large CLIPs are (0.1 to 0.35) and those of small ones are not: near 0 a ratio
+    says nothing. `shifted` takes (1 + cosine) / 2 for every response.
 
     Args:
         anchor: (c,) responses s_q of the anchor images.
         candidates: c candidates and their witnesses' responses.
         relative: the reading of eq. 7.
         cosine_norm: `max_in_archive` as above; `none` puts 1 for M.
+        response: `cosine` as above, or `shifted`.
 
     Returns:
         (c,) float32, higher is better; not probabilities.
@@ -174,13 +181,25 @@ def score(
         raise ValueError(
             f"anchor must be of {len(candidates.concepts)} candidates, got {anchor.shape}"
         )
-    if relative not in RELATIVE or cosine_norm not in ("max_in_archive", "none"):
-        raise ValueError(f"unknown option: relative={relative!r}, cosine_norm={cosine_norm!r}")
-    response = anchor.astype(np.float64)  # (c,)
-    ratio = RELATIVE[relative](response, candidates)  # (c,)
+    _check_options(relative, cosine_norm, response)
+    value = anchor.astype(np.float64)  # (c,)
+    if response == "shifted":
+        value = (1 + value) / 2
+        witnesses = (1 + candidates.witness_responses) / 2  # (w,)
+        candidates = replace(candidates, witness_responses=witnesses)
+    ratio = RELATIVE[relative](value, candidates)  # (c,)
     if cosine_norm == "max_in_archive":
-        response = response / _largest(response, candidates)[candidates.images]
-    return (response + ratio).astype(np.float32)
+        value = value / _largest(value, candidates)[candidates.images]
+    return (value + ratio).astype(np.float32)
+
+
+def _check_options(relative: str, cosine_norm: str, response: str) -> None:
+    norms, kinds = ("max_in_archive", "none"), ("cosine", "shifted")
+    if relative not in RELATIVE or cosine_norm not in norms or response not in kinds:
+        raise ValueError(
+            f"unknown option: relative={relative!r}, cosine_norm={cosine_norm!r}, "
+            f"response={response!r}"
+        )
 
 
 def order_by_score(candidates: Candidates, scores: FloatArray) -> Ranked:
