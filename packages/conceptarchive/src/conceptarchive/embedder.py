@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
-from tqdm import tqdm  # type: ignore[import-untyped]  # ships no types
+from tqdm import tqdm
 
 from conceptarchive.embeddings import MANIFEST, RowArray, metadata_path, write_partition
 from conceptarchive.encoder import Encoder

@@ -185,7 +185,7 @@ def score(
     value = anchor.astype(np.float64)  # (c,)
     if response == "shifted":
         value = (1 + value) / 2
-        witnesses = (1 + candidates.witness_responses) / 2  # (w,)
+        witnesses = ((1 + candidates.witness_responses) / 2).astype(np.float32)  # (w,)
         candidates = replace(candidates, witness_responses=witnesses)
     ratio = RELATIVE[relative](value, candidates)  # (c,)
     if cosine_norm == "max_in_archive":
