@@ -44,6 +44,7 @@ from integration.wiring import (
     TrueConcepts,
     as_sets,
     best_device,
+    check_covered,
     cpu_threads,
     mentioned_concepts,
     pair_dataset,
@@ -309,15 +310,16 @@ def _train(recipe: Recipe, arm: str, seed: int, pairs: Path, archive: Path, fold
     """Train one arm; only the source of concepts differs between arms."""
     config = replace(recipe.train, seed=seed, data=replace(recipe.train.data, seed=seed))
     source: ConceptSource | None = None
-    if arm == "cocu":
-        source = ConceptArchive.open(archive / "archive").sampler(
-            recipe.sampling.method, recipe.sampling.temperature
-        )
+    curated = ConceptArchive.open(archive / "archive") if arm == "cocu" else None
+    if curated is not None:
+        source = curated.sampler(recipe.sampling.method, recipe.sampling.temperature)
     elif arm == "upper-bound":
         source = TrueConcepts(read_truth(pairs))
     dataset = pair_dataset(
         find_shards(pairs), DATASET, config.data, config.model.vision.image_px, source
     )
+    if curated is not None:
+        check_covered([pair.id for pair in dataset.pairs], curated)
     with cpu_threads(recipe.train_threads):
         train(config, dataset, folder, device=best_device(), label=f"train {arm}, seed {seed}")
 

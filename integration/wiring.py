@@ -10,6 +10,7 @@ import torch
 from conceptarchive import ConceptArchive, MentionFinder, Vocabulary
 from groupvit import ConceptSource as ConceptSource
 from groupvit import DataConfig, PairDataset, augmentation, index_shards, stream, without_corrupt
+from integration.errors import DataMissingError
 from integration.stage import write_text
 
 TRUTH = "truth.json"
@@ -49,6 +50,20 @@ def pair_dataset(
         seed=config.seed,
         keep_decoded=config.keep_decoded,
     )
+
+
+def check_covered(keys: Sequence[str], archive: ConceptArchive) -> None:
+    """Refuse to train on pairs that curation has not seen.
+
+    Raises:
+        DataMissingError: naming the first such pair.
+    """
+    missing = [key for key in keys if key not in archive]
+    if missing:
+        raise DataMissingError(
+            f"{len(missing)} of {len(keys)} pairs have no entry in the concept archive, first "
+            f"{missing[0]}; run again with --from embed"
+        )
 
 
 def ranked_concepts(archive: ConceptArchive) -> dict[str, list[str]]:

@@ -3,14 +3,17 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from conceptarchive import Vocabulary
+from conceptarchive import Embeddings, Vocabulary, build_archive
 from groupvit import ConceptSource, DataConfig
+from integration.errors import DataMissingError
 from integration.wiring import (
     TrueConcepts,
     as_sets,
+    check_covered,
     cpu_threads,
     mentioned_concepts,
     pair_dataset,
@@ -85,3 +88,17 @@ def test_pairs_become_images_and_texts(tmp_path: Path, source: ConceptSource | N
     assert len(tokens) == 3  # the caption and two prompted concepts
     texts = dataset.texts(0, 1)
     assert any("zebra" in text for text in texts[1:]) == (source is not None)
+
+
+def test_pairs_that_curation_has_not_seen_stop_the_training(tmp_path: Path) -> None:
+    pairs = Embeddings.from_arrays(["a/0/x", "a/0/y"], ["a dog", "a cat"], np.eye(2))
+    archive = build_archive(
+        tmp_path / "archive",
+        anchors=pairs,
+        pool=pairs,
+        vocabulary=Vocabulary(("dog", "cat")),
+        concept_features=np.eye(2),
+    )
+    check_covered(["a/0/x", "a/0/y"], archive)
+    with pytest.raises(DataMissingError, match=r"1 of 2 pairs .* first a/0/z; run again"):
+        check_covered(["a/0/x", "a/0/z"], archive)
