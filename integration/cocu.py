@@ -103,7 +103,7 @@ def scenes_stages(recipe: Recipe, seeds: Sequence[int], out: Path) -> list[Stage
     )
     clip = Stage(
         name="clip",
-        settings=asdict(recipe.curator),
+        settings={k: v for k, v in asdict(recipe.curator).items() if k != "checkpoint_every"},
         inputs=(others,),
         run=lambda folder: _train_clip(recipe, others.folder(out), folder),
         cost=cost.get("clip", 1),

@@ -47,6 +47,7 @@ def pair_dataset(
         augmentation(config.augment, image_px),
         concepts=config.concepts,
         source=source,
+        templates=config.templates,
         seed=config.seed,
         keep_decoded=config.keep_decoded,
     )

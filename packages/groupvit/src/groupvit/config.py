@@ -116,6 +116,10 @@ class DataConfig:
     concepts: int = 3
     """Prompted texts a pair beside its caption (L); 0 switches the multi-label loss off."""
 
+    templates: Literal["clip80", "simple"] = "clip80"
+    """Sentences around a prompted concept: CLIP's 80, one drawn each time (published), or always
+    `a photo of a {}.` (tiny models, whose text tower has little to spare)."""
+
     augment: Literal["strong", "flip", "none"] = "strong"
     """`strong`: random crop, flip, RandAugment and erasing, as published."""
 

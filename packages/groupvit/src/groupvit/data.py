@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from groupvit.augment import Augmentation
 from groupvit.errors import DataError
 from groupvit.nouns import caption_words
-from groupvit.prompts import TEMPLATES
+from groupvit.prompts import TEMPLATE_SETS
 from groupvit.text import trim
 from groupvit.tokens import tokenize
 
@@ -164,6 +164,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         augmentation: image -> (3, H, W) float32, normalised.
         concepts: prompted concepts a pair (L); 0 gives the caption alone.
         source: where concepts come from; None draws nouns and verbs of the caption, GroupViT's way.
+        templates: sentences around a concept, see `DataConfig.templates`.
         seed: of all draws.
         keep_decoded: keep decoded images in memory.
     """
@@ -175,6 +176,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         *,
         concepts: int = 3,
         source: ConceptSource | None = None,
+        templates: Literal["clip80", "simple"] = "clip80",
         seed: int = 0,
         keep_decoded: bool = False,
     ) -> None:
@@ -182,6 +184,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         self.augmentation = augmentation
         self.concepts = concepts
         self.source = source
+        self.templates = TEMPLATE_SETS[templates]
         self.seed = seed
         self._words: dict[int, tuple[str, ...]] = {}
         self._decoded: dict[int, npt.NDArray[np.uint8]] | None = {} if keep_decoded else None
@@ -218,7 +221,9 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
             drawn = (
                 [words[i] for i in rng.choice(len(words), count, replace=False)] if count else []
             )
-        prompts = [TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(word) for word in drawn]
+        prompts = [
+            self.templates[int(rng.integers(len(self.templates)))].format(word) for word in drawn
+        ]
         return [pair.caption, *prompts, *[pair.caption] * (self.concepts - len(prompts))]
 
     def _caption_words(self, index: int) -> tuple[str, ...]:

@@ -35,3 +35,9 @@ def _grammar() -> tuple[str, ...]:
 
 TEMPLATES = _grammar()
 """80 templates with one `{}` each."""
+
+SIMPLE = ("a photo of a {}.",)
+"""The template that segmentation is evaluated with."""
+
+TEMPLATE_SETS = {"clip80": TEMPLATES, "simple": SIMPLE}
+"""Sets by the name they have in a recipe."""
