@@ -7,6 +7,7 @@ come from. `baseline` draws nouns and verbs of the caption (GroupViT), `cocu` dr
 archive, `upper-bound` from the classes that are really there.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -154,6 +155,7 @@ def train_and_score(
         task: what is scored.
         data: root of the task's data; None for procedural data.
     """
+    scored_data = {} if data is None else {"files": _fingerprint_files(task, data)}
     stages: list[Stage] = []
     scored: dict[tuple[str, int], tuple[Stage, Stage]] = {}
     for seed in seeds:
@@ -172,7 +174,7 @@ def train_and_score(
             )
             judged = Stage(
                 name=f"evaluate-{arm}-{seed}",
-                settings={"task": task.hash, "overlays": recipe.evaluate.overlays},
+                settings={"task": task.hash, "overlays": recipe.evaluate.overlays, **scored_data},
                 inputs=(trained,),
                 run=partial(_evaluate, recipe, arm, seed, trained.folder(out), task, data),
                 cost=recipe.costs.get("evaluate", 1),
@@ -189,6 +191,14 @@ def train_and_score(
         cost=recipe.costs.get("report", 1),
     )
     return [*stages, report]
+
+
+def _fingerprint_files(task: Task, data: Path) -> str:
+    """Hash of the names and sizes of a task's files, so that other data are another evaluation."""
+    folder = data / str(task.dataset.get("folder", ""))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listing = [[str(path.relative_to(folder)), path.stat().st_size] for path in files]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
 def _draw_pairs(dataset: ScenesDataset, workers: int, folder: Path) -> None:

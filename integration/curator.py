@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from groupvit import IMAGE_MEAN, IMAGE_STD, PairDataset, augmentation, batches, index_shards, stream
+from integration.stage import write_text
 
 END_OF_TEXT = 49407
 _STATE = "unfinished.pt"
@@ -181,10 +182,12 @@ def _resume(
 
 def _publish(out: Path, model: nn.Module, config: CuratorConfig) -> None:
     """Write weights and configuration in open_clip's own layout."""
+    weights = out / "open_clip_model.safetensors"
+    unfinished = weights.with_suffix(".tmp")
     save_file(
-        {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()},
-        out / "open_clip_model.safetensors",
+        {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, unfinished
     )
+    unfinished.replace(weights)
     description = {
         "model_cfg": {
             "embed_dim": config.embed_dim,
@@ -197,4 +200,4 @@ def _publish(out: Path, model: nn.Module, config: CuratorConfig) -> None:
             "resize_mode": "squash",
         },
     }
-    (out / "open_clip_config.json").write_text(json.dumps(description, indent=1))
+    write_text(out / "open_clip_config.json", json.dumps(description, indent=1))

@@ -93,17 +93,22 @@ def archive_examples(
     mentioned: Mapping[str, frozenset[str]],
     count: int = 6,
 ) -> list[tuple[str, str]]:
-    """Pairs whose best unnamed concept is worth showing: (key, concept), spread over the archive.
+    """Pairs with their best unnamed concept, spread evenly over the archive.
 
-    Nothing is picked by success: every n-th pair with a caption and an unnamed concept is taken.
-    """  # fmt: skip
-    chosen: list[tuple[str, str]] = []
-    step = max(len(archive) // (count * 4), 1)
-    for key in archive.keys[::step]:
-        new = [c.name for c in archive.concepts(key) if c.name not in mentioned[key]]
-        if captions[key] and new and len(chosen) < count:
-            chosen.append((key, new[0]))
-    return chosen
+    Nothing is picked by success: from `count` evenly spaced places on, the first pair that has a
+    caption and an unnamed concept is taken.
+
+    Returns:
+        (key, concept), at most `count`.
+    """
+    chosen: dict[str, str] = {}
+    for start in range(0, len(archive), max(len(archive) // count, 1)):
+        for key in archive.keys[start:]:
+            new = [c.name for c in archive.concepts(key) if c.name not in mentioned[key]]
+            if captions[key] and new and key not in chosen:
+                chosen[key] = new[0]
+                break
+    return list(chosen.items())[:count]
 
 
 class Predictions:

@@ -24,7 +24,7 @@ from integration.errors import DataMissingError, RecipeError
 from integration.recipe import Recipe
 from integration.stage import Stage, write_text
 from integration.wiring import as_sets, read_truth, write_truth
-from segbench import load_task
+from segbench import load_task, open_dataset
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -54,8 +54,12 @@ def photo_stages(recipe: Recipe, seeds: Sequence[int], out: Path, data: Path | N
     """
     if data is None:
         raise RecipeError(f"recipe {recipe.name} reads photographs: say where with --data FOLDER")
+    if "upper-bound" in recipe.arms:
+        raise RecipeError("upper-bound needs true labels, which Flickr8k lacks; leave the arm out")
     data = data.resolve()
     _check(data)
+    task = load_task(recipe.evaluate.task)
+    open_dataset(task.dataset, data)  # what is missing should be known before the training
     settings = {"photos": asdict(recipe.photos), "files": _sizes(data)}
     pairs = Stage(
         name="pairs",
@@ -70,7 +74,6 @@ def photo_stages(recipe: Recipe, seeds: Sequence[int], out: Path, data: Path | N
         run=partial(_curate, recipe, data),
         cost=recipe.costs.get("archive", 1),
     )
-    task = load_task(recipe.evaluate.task)
     return [pairs, archive, *train_and_score(recipe, seeds, out, pairs, archive, task, data)]
 
 
@@ -104,6 +107,19 @@ def read_photos(data: Path) -> list[Photo]:
     return [photos[name] for name in sorted(photos)]
 
 
+def given_caption(photo: Photo, number: int) -> str:
+    """The caption that the system gets.
+
+    Raises:
+        RecipeError: the photograph has no such caption.
+    """
+    if number >= len(photo.captions):
+        raise RecipeError(
+            f"photos.caption = {number}, but {photo.file.name} has {len(photo.captions)} captions"
+        )
+    return photo.captions[number]
+
+
 def read_concepts(data: Path) -> tuple[list[str], FloatArray]:
     """Names with real text features: plain lower-case names, each once, and (V, 512) unit rows.
 
@@ -128,7 +144,7 @@ def _write_pairs(recipe: Recipe, data: Path, folder: Path) -> None:
     unfinished = folder / f"{SHARD}.tar.tmp"
     with tarfile.open(unfinished, "w") as tar:
         for photo in tqdm(read_photos(data), desc="photographs", unit="pair", disable=None):
-            caption = photo.captions[recipe.photos.caption]
+            caption = given_caption(photo, recipe.photos.caption)
             _add(tar, photo.file.name, photo.file.read_bytes())
             _add(tar, f"{photo.file.stem}.txt", caption.encode())
     unfinished.replace(folder / f"{SHARD}.tar")
@@ -143,7 +159,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 def _curate(recipe: Recipe, data: Path, folder: Path) -> None:
     """Build the archive from the given captions and judge it by the others."""
     photos = read_photos(data)
-    given = [photo.captions[recipe.photos.caption] for photo in photos]
+    given = [given_caption(photo, recipe.photos.caption) for photo in photos]
     vocabulary, features = _vocabulary(data, given, recipe.photos.min_captions)
     vocabulary.save(folder / "vocabulary.txt")
     ids = [f"{DATASET}/{SHARD}/{photo.file.stem}" for photo in photos]
@@ -191,6 +207,8 @@ def _vocabulary(
     for caption in captions:
         counts.update(everything.names[concept] for concept in finder.find(caption))
     kept = [name for name, count in counts.most_common() if count >= min_captions]
+    if not kept:
+        raise RecipeError(f"no concept is in photos.min_captions = {min_captions} captions")
     vocabulary = Vocabulary(tuple(kept))
     return vocabulary, np.stack([feature[name] for name in vocabulary.names])
 

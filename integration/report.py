@@ -10,8 +10,9 @@ from string import Template
 
 from conceptarchive import ConceptArchive, Vocabulary
 from integration import figures
+from integration.provenance import commit, machine
 from integration.recipe import Recipe
-from integration.results import Outcome, commit, gather, machine, markdown
+from integration.results import Outcome, gather, markdown
 from integration.stage import Stage, write_text
 from integration.wiring import mentioned_concepts
 from segbench import Task
@@ -94,7 +95,8 @@ def _results(
     return {
         "recipe": recipe.name,
         "command": f"python -m integration.reproduce cocu --recipe {recipe.name} "
-        f"--seeds {len(seeds)} --arms {arms}",
+        f"--seeds {len(seeds)} --arms {arms}"
+        + (" --data DATA" if recipe.source == "flickr8k" else ""),
         **named,
         "seeds": seeds,
         "date": datetime.now(UTC).date().isoformat(),

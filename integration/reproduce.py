@@ -1,6 +1,5 @@
 """`python -m integration.reproduce cocu`: a paper, from pairs to report."""
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from integration.cocu import scenes_stages
 from integration.errors import DataMissingError, RecipeError
 from integration.flickr8k import photo_stages
 from integration.recipe import Recipe, load_recipe
-from integration.stage import Stage, describe, run_stages
+from integration.stage import Stage, describe, run_stages, write_text
 from segbench import SegbenchError
 
 REPORTS = ("report.md", "report.html", "results.json")
@@ -53,7 +52,7 @@ def cocu(
     run_stages(stages, root, stream=sys.stderr, again_from=from_stage)
     final = stages[-1].folder(root)
     for name in REPORTS:
-        shutil.copyfile(final / name, root / name)
+        write_text(root / name, (final / name).read_text(encoding="utf-8"))
     print((root / "report.md").read_text(encoding="utf-8"))
     print(f"Report with pictures: {root / 'report.html'}")
 
@@ -82,6 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that cannot be written
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("reproduce: stopped; the same command goes on from here", file=sys.stderr)
+        return 4
     return 0
 
 

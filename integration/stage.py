@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from integration.errors import RecipeError
+from integration.provenance import commit
 
 _DONE = "stage.json"
 
@@ -123,7 +124,12 @@ def _run(stage: Stage, out: Path) -> float:
     began = time.perf_counter()
     stage.run(folder)
     seconds = time.perf_counter() - began
-    note = {"name": stage.name, "fingerprint": stage.fingerprint, "seconds": round(seconds, 2)}
+    note = {
+        "name": stage.name,
+        "fingerprint": stage.fingerprint,
+        "seconds": round(seconds, 2),
+        "commit": commit(),
+    }
     write_text(folder / _DONE, json.dumps(note, indent=1))
     return seconds
 
@@ -132,5 +138,11 @@ def _forget(stages: Sequence[Stage], out: Path, name: str) -> None:
     names = [stage.name for stage in stages]
     if name not in names:
         raise RecipeError(f"no stage is called {name!r}; there are {', '.join(names)}")
-    for stage in stages[names.index(name) :]:
-        shutil.rmtree(stage.folder(out), ignore_errors=True)
+    forgotten = [stage.folder(out) for stage in stages[names.index(name) :]]
+    for folder in reversed(
+        forgotten
+    ):  # first the marks, last to first: a kill leaves no lie behind
+        (folder / _DONE).unlink(missing_ok=True)
+    for folder in forgotten:
+        if folder.exists():
+            shutil.rmtree(folder)

@@ -63,7 +63,7 @@ def check_covered(keys: Sequence[str], archive: ConceptArchive) -> None:
     if missing:
         raise DataMissingError(
             f"{len(missing)} of {len(keys)} pairs have no entry in the concept archive, first "
-            f"{missing[0]}; run again with --from embed"
+            f"{missing[0]}; run again with --from pairs"
         )
 
 

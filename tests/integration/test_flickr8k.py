@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from integration.errors import DataMissingError, RecipeError
 from integration.flickr8k import (
     NAME_LISTS,
     caption_features,
+    given_caption,
     photo_stages,
     read_concepts,
     read_photos,
 )
 from integration.recipe import Recipe, load_recipe
 from integration.stage import Stage
+from segbench import DataMissingError as DataMissing
 
 PHOTOS = ("b.jpg", "a.jpg", "lost.jpg")  # order of the features; the last has no caption
 CAPTIONS = {
@@ -58,6 +61,11 @@ def data(tmp_path: Path) -> Path:
         write_table(features / f"text_{source}.tsv", "row\tname", rows)
         places = [len(NAME_LISTS) * row + NAME_LISTS.index(source) for row in range(len(names))]
         np.save(features / f"text_{source}.npy", 3 * np.eye(12)[places].astype(np.float16))
+    scored = root / "coco128_panoptic"
+    for kind, mode in (("images", "RGB"), ("semantic_masks", "L")):
+        (scored / kind / "val").mkdir(parents=True)
+        Image.new(mode, (8, 6)).save(scored / kind / "val" / "1.png")
+    write_table(scored / "labels.tsv", "mask_value\tname\tis_thing", ["0\tnothing\t", "1\tdog\t1"])
     return root
 
 
@@ -129,6 +137,31 @@ def test_other_files_are_other_fingerprints(data: Path, recipe: Recipe, tmp_path
     path = data / "clip_vitb32_features" / "text_coco80.npy"
     np.save(path, np.vstack([np.load(path)] * 2))
     assert stages(recipe, data, tmp_path)[0].fingerprint != first[0].fingerprint
+
+
+def test_other_images_are_another_evaluation(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    def evaluation() -> str:
+        return next(s for s in stages(recipe, data, tmp_path) if "evaluate" in s.name).fingerprint
+
+    first = evaluation()
+    assert evaluation() == first
+    Image.new("RGB", (99, 98)).save(data / "coco128_panoptic" / "images" / "val" / "1.png")
+    assert evaluation() != first
+
+
+def test_what_photographs_lack_is_refused(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="upper-bound needs true labels"):
+        stages(replace(recipe, arms=("baseline", "upper-bound")), data, tmp_path)
+    shutil.rmtree(data / "coco128_panoptic")
+    with pytest.raises(DataMissing, match="coco128_panoptic"):
+        stages(recipe, data, tmp_path)
+
+
+def test_a_caption_that_is_not_there_is_named(data: Path) -> None:
+    photo = read_photos(data)[0]
+    assert given_caption(photo, 0) == photo.captions[0]
+    with pytest.raises(RecipeError, match=r"photos.caption = 7, but .* has \d captions"):
+        given_caption(photo, 7)
 
 
 def test_caption_features_are_means_of_mentions() -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from integration.provenance import machine
 from integration.results import (
     Outcome,
     arms_table,
     gather,
     last_loss,
-    machine,
     markdown,
     paired_gain,
     quality_table,

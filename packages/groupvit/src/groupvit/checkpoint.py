@@ -1,12 +1,16 @@
 """Checkpoints: a folder with weights, training state and the recipe; never half-written."""
 
+import hashlib
 import json
+import pickle
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
@@ -18,6 +22,9 @@ from groupvit.recipe import model_config
 KIND = "groupvit-checkpoint"
 VERSION = 1
 _PREFIX = "checkpoint-"
+_NAME = re.compile(_PREFIX + "([0-9]{8})")
+_WEIGHTS = "model.safetensors"
+_STATE = "state.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +43,11 @@ def save_checkpoint(
     unfinished = run / f".{final.name}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    save_file(
-        {k: v.contiguous() for k, v in model.state_dict().items()}, unfinished / "model.safetensors"
-    )
-    torch.save({"optimizer": optimizer.state_dict()}, unfinished / "state.pt")
-    header = {"kind": KIND, "version": VERSION, "step": step, "config": asdict(config)}
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, unfinished / _WEIGHTS)
+    torch.save({"optimizer": optimizer.state_dict()}, unfinished / _STATE)
+    files = {name: _sha256(unfinished / name) for name in (_WEIGHTS, _STATE)}
+    header = {"kind": KIND, "version": VERSION, "step": step, "files": files}
+    header["config"] = asdict(config)
     (unfinished / "checkpoint.json").write_text(json.dumps(header, indent=1))
     older = find_checkpoints(run)
     unfinished.replace(final)
@@ -51,9 +58,9 @@ def save_checkpoint(
 
 
 def find_checkpoints(run: Path) -> list[Checkpoint]:
-    """Whole checkpoints of a run, oldest first."""
-    folders = sorted(run.glob(f"{_PREFIX}*"))
-    return [Checkpoint(folder, int(folder.name.removeprefix(_PREFIX))) for folder in folders]
+    """Whole checkpoints of a run, oldest first; anything not named as one is ignored."""
+    found = [(folder, _NAME.fullmatch(folder.name)) for folder in sorted(run.glob(f"{_PREFIX}*"))]
+    return [Checkpoint(folder, int(match[1])) for folder, match in found if match]
 
 
 def resume(
@@ -62,16 +69,20 @@ def resume(
     """Load weights and optimizer state in place.
 
     Raises:
-        CheckpointError: the checkpoint is of another recipe.
+        CheckpointError: the checkpoint is of another recipe, or damaged.
     """
-    saved = _header(checkpoint.folder)["config"]
-    if saved != json.loads(json.dumps(asdict(config))):
+    header = _header(checkpoint.folder)
+    if header["config"] != json.loads(json.dumps(asdict(config))):
         raise CheckpointError(
             f"{checkpoint.folder}: trained by another recipe; choose an empty folder or that recipe"
         )
-    model.load_state_dict(load_file(checkpoint.folder / "model.safetensors"))
-    state = torch.load(checkpoint.folder / "state.pt", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
+    _load_weights(model, checkpoint.folder, header)
+    path = checkpoint.folder / _STATE
+    _check_whole(path, header)
+    try:
+        optimizer.load_state_dict(torch.load(path, weights_only=True)["optimizer"])
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
 
 
 def load_model(folder: Path) -> GroupViT:
@@ -81,15 +92,16 @@ def load_model(folder: Path) -> GroupViT:
         folder: a checkpoint, or a run (its newest checkpoint is taken).
 
     Raises:
-        CheckpointError: not a checkpoint of this version.
+        CheckpointError: not a checkpoint of this version, or damaged.
     """
     inside = find_checkpoints(folder)
     folder = inside[-1].folder if inside else folder
     try:
-        model = GroupViT(model_config(_header(folder)["config"]["model"]))
+        header = _header(folder)
+        model = GroupViT(model_config(header["config"]["model"]))
     except RecipeError as error:
         raise CheckpointError(f"{folder}: of another version of groupvit: {error}") from error
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    _load_weights(model, folder, header)
     return model.eval()
 
 
@@ -97,11 +109,49 @@ def _header(folder: Path) -> dict[str, Any]:
     path = folder / "checkpoint.json"
     try:
         header: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a groupvit checkpoint ({error})") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: not a groupvit checkpoint (holds no table)")
     if (header.get("kind"), header.get("version")) != (KIND, VERSION):
         raise CheckpointError(
             f"{path}: is {header.get('kind')} version {header.get('version')}, "
             f"this reads {KIND} version {VERSION}"
         )
+    if "model" not in header.get("config", {}):
+        raise CheckpointError(f"{path}: damaged: holds no recipe under 'config'")
     return header
+
+
+_UNREADABLE = (
+    OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError,
+    pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
+"""What reading a file raises that was cut short, or that belongs to another model."""
+
+
+def _load_weights(model: GroupViT, folder: Path, header: dict[str, Any]) -> None:
+    path = folder / _WEIGHTS
+    _check_whole(path, header)
+    try:
+        model.load_state_dict(load_file(path))
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+def _check_whole(path: Path, header: dict[str, Any]) -> None:
+    """Compare a file with its checksum in the header; older checkpoints have none."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: damaged checkpoint: no such file")
+    written = header.get("files", {}).get(path.name)
+    if written is not None and _sha256(path) != written:
+        raise CheckpointError(f"{path}: damaged checkpoint: its SHA-256 is not that of its header")
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: damaged checkpoint: {' '.join(str(error).split())}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

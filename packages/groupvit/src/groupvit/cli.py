@@ -1,5 +1,6 @@
 """Command line: train, segment, convert."""
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -9,9 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jsonargparse import auto_cli
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from groupvit.augment import augmentation
 from groupvit.checkpoint import load_model
 from groupvit.data import PairDataset, index_shards, without_corrupt
 from groupvit.errors import DataError, GroupViTError, UsageError
@@ -59,14 +59,7 @@ def train(
         return
     if check_images:
         pairs, _ = without_corrupt(pairs)
-    pictures = augmentation(config.data.augment, config.model.vision.image_px)
-    data = PairDataset(
-        pairs,
-        pictures,
-        concepts=config.data.concepts,
-        seed=config.data.seed,
-        keep_decoded=config.data.keep_decoded,
-    )
+    data = PairDataset.from_config(pairs, config.data, config.model.vision.image_px)
     result = train_run(config, data, out, device=_device(device))
     print(f"checkpoint\t{result.checkpoint}\nlog\t{result.log}")
 
@@ -168,17 +161,27 @@ def _device(name: str | None) -> torch.device | None:
 def _check_free(out: Path, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: exists; choose another name, or pass --overwrite true")
-    if out.suffix.lower() not in Image.registered_extensions():
-        raise UsageError(f"--out needs the name of a picture such as overlay.png, got {out}")
+    try:  # many formats are only read, or hold no RGB
+        Image.new("RGB", (1, 1)).save(io.BytesIO(), _format(out))
+    except (KeyError, OSError, ValueError) as error:
+        raise UsageError(
+            f"--out needs the name of a picture such as overlay.png, got {out}"
+        ) from error
+
+
+def _format(out: Path) -> str:
+    """PIL's name for the format of a file; empty for a suffix that it does not know."""
+    return Image.registered_extensions().get(out.suffix.lower(), "")
 
 
 def _open_photo(path: Path) -> Image.Image:
-    """An RGB picture, its short side `SHORT_SIDE`."""
+    """An RGB picture, upright, its short side `SHORT_SIDE`."""
     try:
-        image = Image.open(path).convert("RGB")
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, OSError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a picture that can be read ({error})") from error
     factor = SHORT_SIDE / min(image.size)
     size = (round(image.width * factor), round(image.height * factor))

@@ -4,6 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+def _check_at_least(least: int, **values: int) -> None:
+    """Raise ValueError for the first value below `least`."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} must be >= {least}, got {value}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionConfig:
     """The grouping image tower; the defaults are the published model (spec of arXiv:2202.11094)."""
@@ -47,6 +54,18 @@ class VisionConfig:
                 "depths needs one entry more than group_tokens and output_groups, got "
                 f"{self.depths}, {self.group_tokens}, {self.output_groups}"
             )
+        if min(self.depths) < 0:
+            raise ValueError(f"depths must be >= 0, got {self.depths}")
+        if min(*self.group_tokens, *self.output_groups) < 1:
+            raise ValueError(
+                "group_tokens and output_groups must be >= 1, got "
+                f"{self.group_tokens}, {self.output_groups}"
+            )
+        _check_at_least(1, patch_px=self.patch_px, width=self.width, heads=self.heads)
+        if self.image_px < self.patch_px:
+            raise ValueError(
+                f"image_px must be >= patch_px, got {self.image_px} and {self.patch_px}"
+            )
         if self.image_px % self.patch_px:
             raise ValueError(
                 f"image_px must be a multiple of patch_px, got {self.image_px} and {self.patch_px}"
@@ -79,6 +98,14 @@ class TextConfig:
     """Attention heads."""
 
     def __post_init__(self) -> None:
+        _check_at_least(
+            1,
+            vocabulary=self.vocabulary,
+            context=self.context,
+            width=self.width,
+            heads=self.heads,
+        )
+        _check_at_least(0, layers=self.layers)
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got {self.width}, {self.heads}")
 
@@ -104,6 +131,9 @@ class ModelConfig:
 
     multi_label_scale: bool = True
     """Whether the multi-label loss has a logit scale of its own; needed when it is used."""
+
+    def __post_init__(self) -> None:
+        _check_at_least(1, embed_dim=self.embed_dim, projector_hidden=self.projector_hidden)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,8 +165,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.batch < 2:
             raise ValueError(f"batch must be >= 2 for a contrastive loss, got {self.batch}")
-        if self.concepts < 0:
-            raise ValueError(f"concepts must be >= 0, got {self.concepts}")
+        _check_at_least(0, concepts=self.concepts, workers=self.workers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,6 +203,8 @@ class OptimConfig:
             )
         if self.lr <= 0:
             raise ValueError(f"lr must be > 0, got {self.lr}")
+        if self.clip_grad_norm <= 0:
+            raise ValueError(f"clip_grad_norm must be > 0, got {self.clip_grad_norm}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from groupvit.augment import Augmentation
+from groupvit.augment import Augmentation, augmentation
+from groupvit.config import DataConfig
 from groupvit.errors import DataError
 from groupvit.nouns import caption_words
 from groupvit.prompts import TEMPLATE_SETS
@@ -188,6 +189,26 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         self.seed = seed
         self._words: dict[int, tuple[str, ...]] = {}
         self._decoded: dict[int, npt.NDArray[np.uint8]] | None = {} if keep_decoded else None
+
+    @classmethod
+    def from_config(
+        cls,
+        pairs: Sequence[Location],
+        config: DataConfig,
+        image_px: int,
+        *,
+        source: ConceptSource | None = None,
+    ) -> "PairDataset":
+        """Pairs drawn as a recipe says; pictures of `image_px` pixels a side."""
+        return cls(
+            pairs,
+            augmentation(config.augment, image_px),
+            concepts=config.concepts,
+            source=source,
+            templates=config.templates,
+            seed=config.seed,
+            keep_decoded=config.keep_decoded,
+        )
 
     def __len__(self) -> int:
         return len(self.pairs)

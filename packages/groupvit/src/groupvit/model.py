@@ -61,17 +61,17 @@ class GroupViT(nn.Module):
         image = F.normalize(self.image_projector(self.vision(images).pooled).float(), dim=-1)
         texts = self.encode_text(tokens.flatten(0, 1))  # (B (1 + L), D)
         texts = F.normalize(texts.float(), dim=-1).view(*tokens.shape[:2], -1)  # (B, 1 + L, D)
-        with torch.autocast(image.device.type, enabled=False):  # losses are float32
-            return self._losses(image, texts)
+        return self._losses(image, texts)
 
     def _losses(self, image: Tensor, texts: Tensor) -> dict[str, Tensor]:
-        """Losses of (B, D) images and (B, 1 + L, D) texts, unit rows."""
-        losses = {"caption_loss": contrastive(image, texts[:, 0], self.scale)}
-        if texts.shape[1] > 1:
-            if self.multi_label_logit_scale is None:
-                raise ValueError("prompted concepts need a model with multi_label_scale = true")
-            scale = _clamped(self.multi_label_logit_scale)
-            losses["multi_label_loss"] = multi_label_contrastive(image, texts[:, 1:], scale)
+        """Losses of (B, D) images and (B, 1 + L, D) texts, unit rows; float32 under autocast too."""
+        with torch.autocast(image.device.type, enabled=False):
+            losses = {"caption_loss": contrastive(image, texts[:, 0], self.scale)}
+            if texts.shape[1] > 1:
+                if self.multi_label_logit_scale is None:
+                    raise ValueError("prompted concepts need a model with multi_label_scale = true")
+                scale = _clamped(self.multi_label_logit_scale)
+                losses["multi_label_loss"] = multi_label_contrastive(image, texts[:, 1:], scale)
         return losses
 
     @property

@@ -8,6 +8,10 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 CONTEXT = 77
+"""Tokens a text, padding included."""
+
+VOCABULARY = 49408
+"""Ids are below it; the highest ends a text."""
 
 
 @lru_cache(maxsize=1)

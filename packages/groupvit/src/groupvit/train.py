@@ -18,9 +18,11 @@ from tqdm import tqdm
 from groupvit.checkpoint import find_checkpoints, resume, save_checkpoint
 from groupvit.config import TrainConfig
 from groupvit.data import PairDataset, batches, stream
-from groupvit.errors import CheckpointError, DivergedError
+from groupvit.errors import DivergedError, RecipeError
 from groupvit.model import GroupViT
+from groupvit.prompts import TEMPLATE_SETS
 from groupvit.schedule import build_optimizer, learning_rate
+from groupvit.tokens import CONTEXT, VOCABULARY
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +54,18 @@ def train(
 
     Args:
         config: the recipe.
-        dataset: pairs; its `concepts` and `seed` are those of `config.data`.
+        dataset: pairs; its `concepts`, `seed` and `templates` are those of `config.data`.
         run: folder of checkpoints, log and TensorBoard events.
         device: where to compute; the first GPU if there is one, else the CPU.
         label: what the progress bar calls the run.
 
     Raises:
+        RecipeError: `dataset` is not that of the recipe, or the text tower cannot read its tokens.
         DataError: fewer pairs than a batch.
-        CheckpointError: `run` holds another recipe's checkpoint, or one beyond this recipe's end.
+        CheckpointError: `run` holds another recipe's checkpoint, or a damaged one.
         DivergedError: the loss is no longer a number; the last checkpoint is kept.
     """
+    _check_fits(dataset, config)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(_step_seed(config.seed, "weights"))
@@ -74,23 +78,61 @@ def train(
     )
     with _logs(run, start) as (lines, board):
         bar = tqdm(loader, total=total, initial=start, desc=label, unit="step", disable=None)
-        clock = time.perf_counter()
+        meter = _Meter(start, config.data.batch)
         for done, (images, tokens) in enumerate(bar, start + 1):
             torch.manual_seed(_step_seed(config.seed, done - 1))
             rate = learning_rate(done - 1, config.optim)
             losses, norm = training_step(model, optimizer, images, tokens, config, rate)
-            logs, saves = done % config.log_every == 0, done % config.checkpoint_every == 0
-            if logs or done == total:
-                speed = config.data.batch * config.log_every / (time.perf_counter() - clock)
-                clock = time.perf_counter()
-                record = _record(done, losses, norm, rate, speed, model)
+            logs = done % config.log_every == 0 or done == total
+            saves = done % config.checkpoint_every == 0 or done == total
+            if logs:
+                record = _record(done, losses, norm, rate, meter.read(done), model)
                 _write(record, lines, board)
-                bar.set_postfix(loss=f"{record['loss']:.3f}", images_s=f"{speed:.0f}")
-            if logs or saves or done == total:
+                bar.set_postfix(loss=f"{record['loss']:.3f}", images_s=round(record["images_per_s"]))
+            if logs or saves:
                 _check_finite(losses, norm, done, run)
-            if saves or done == total:
+            if saves:
                 save_checkpoint(run, model, optimizer, config, done)
     return TrainResult(find_checkpoints(run)[-1].folder, run / LOG_NAME)
+
+
+def _check_fits(dataset: PairDataset, config: TrainConfig) -> None:
+    """Refuse a data set drawn by another recipe, or a text tower too small for any caption."""
+    text = config.model.text
+    if text.context < CONTEXT or text.vocabulary < VOCABULARY:
+        raise RecipeError(
+            f"training needs model.text.context >= {CONTEXT} and vocabulary >= {VOCABULARY}, "
+            f"got {text.context} and {text.vocabulary}"
+        )
+    names = {templates: name for name, templates in TEMPLATE_SETS.items()}
+    for field, drawn in (
+        ("concepts", dataset.concepts),
+        ("seed", dataset.seed),
+        ("templates", names.get(dataset.templates, "neither")),
+    ):
+        wanted = getattr(config.data, field)
+        if drawn != wanted:
+            raise RecipeError(f"the recipe has data.{field} = {wanted!r}, the data set {drawn!r}")
+
+
+class _Meter:
+    """Images a second over the steps since it was read last.
+
+    Args:
+        step: steps done so far.
+        batch: images a step.
+    """
+
+    def __init__(self, step: int, batch: int) -> None:
+        self._step, self._batch = step, batch
+        self._clock = time.perf_counter()
+
+    def read(self, step: int) -> float:
+        """Images a second up to step `step`."""
+        now = time.perf_counter()
+        speed = self._batch * (step - self._step) / (now - self._clock)
+        self._step, self._clock = step, now
+        return speed
 
 
 def _resume(
@@ -102,11 +144,6 @@ def _resume(
         return 0
     resume(checkpoints[-1], model, optimizer, config)
     log.info("going on at step %d of %s", checkpoints[-1].step, run)
-    if checkpoints[-1].step > config.optim.total_steps:
-        raise CheckpointError(
-            f"{run}: has {checkpoints[-1].step} steps, the recipe ends at "
-            f"{config.optim.total_steps}"
-        )
     return checkpoints[-1].step
 
 
@@ -184,7 +221,7 @@ def _logs(run: Path, start: int) -> Iterator[tuple[TextIO, SummaryWriter]]:
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text("".join(line + "\n" for line in kept))
     unfinished.replace(path)
-    board = SummaryWriter(str(run / "tensorboard"), purge_step=start)
+    board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
     with path.open("a") as lines:
         try:
             yield lines, board
