@@ -19,16 +19,16 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from conceptarchive import Embeddings, MentionFinder, Vocabulary
-from integration.cocu import curate, train_and_score
+from integration.cocu import train_and_score
+from integration.curation import curate
 from integration.errors import DataMissingError, RecipeError
 from integration.recipe import Recipe
 from integration.stage import Stage, write_text
-from integration.wiring import as_sets, read_truth, write_truth
+from integration.wiring import DATASET, as_sets, read_truth, write_truth
 from segbench import load_task, open_dataset
 
 FloatArray = npt.NDArray[np.float32]
 
-DATASET = "train"
 SHARD = "00000"
 NAME_LISTS = ("coco80", "lvis1203", "openimages500", "objects365")
 KS = (1, 3, 5, 10)

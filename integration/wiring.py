@@ -14,6 +14,8 @@ from integration.errors import DataMissingError
 from integration.stage import write_text
 
 TRUTH = "truth.json"
+DATASET = "train"
+"""What pair ids of the training pairs begin with."""
 
 
 class TrueConcepts:

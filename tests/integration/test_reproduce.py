@@ -103,11 +103,11 @@ def test_a_second_call_does_nothing_again(
     assert "Zero-shot segmentation" in said.out
 
 
-@pytest.mark.parametrize("stage", ["_embed", "_curate", "_evaluate"])
+@pytest.mark.parametrize("stage", ["_embed", "_curate", "evaluate_arm"])
 def test_a_run_that_breaks_in_a_stage_goes_on_to_equal_numbers(
     tiny: Path, whole: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    name = {"_embed": "embed", "_curate": "archive", "_evaluate": "evaluate-cocu-0"}[stage]
+    name = {"_embed": "embed", "_curate": "archive", "evaluate_arm": "evaluate-cocu-0"}[stage]
     work = getattr(cocu, stage)
 
     def broken(*arguments: Any) -> None:
