@@ -9,7 +9,7 @@ import torch
 
 from conceptarchive import ConceptArchive, MentionFinder, Vocabulary
 from groupvit import ConceptSource as ConceptSource
-from groupvit import DataConfig, PairDataset, augmentation, index_shards, stream, without_corrupt
+from groupvit import DataConfig, PairDataset, index_shards, stream, without_corrupt
 from integration.errors import DataMissingError
 from integration.stage import write_text
 
@@ -44,15 +44,7 @@ def pair_dataset(
 ) -> PairDataset:
     """Pairs of tar shards as GroupViT trains on them; unusable ones are left out and logged."""
     pairs, _ = without_corrupt(index_shards(shards, dataset=name)[0])
-    return PairDataset(
-        pairs,
-        augmentation(config.augment, image_px),
-        concepts=config.concepts,
-        source=source,
-        templates=config.templates,
-        seed=config.seed,
-        keep_decoded=config.keep_decoded,
-    )
+    return PairDataset.from_config(pairs, config, image_px, source=source)
 
 
 def check_covered(keys: Sequence[str], archive: ConceptArchive) -> None:

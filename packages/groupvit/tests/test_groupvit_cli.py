@@ -6,10 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
-from groupvit import GroupViT, load_model, load_released, save_released
-from groupvit.cli import main
+from groupvit import (
+    GroupViT,
+    PairDataset,
+    TrainConfig,
+    TrainResult,
+    load_model,
+    load_released,
+    save_released,
+)
+from groupvit.cli import _open_photo, main
 from groupvit.overlay import colours, draw_overlay
 
 RECIPE = """
@@ -111,6 +119,9 @@ def test_errors_are_one_line_and_an_exit_code(
         (3, "not a picture", ("segment", tmp_path / "no.jpg", *names, new)),
         (2, "exists", ("segment", photo, *names, tmp_path / "there.png")),
         (2, "name of a picture", ("segment", photo, *names, tmp_path / "new.xyz")),
+        (2, "name of a picture", ("segment", photo, *names, tmp_path / "new.psd")),  # read only
+        (2, "name of a picture", ("segment", photo, *names, tmp_path / "new.xbm")),  # two colours
+        (2, "name of a picture", ("segment", photo, *names, tmp_path / "new")),
         (2, "at least one name", ("segment", photo, "--classes", " ,", *names[2:], new)),
         (2, "--device mars", ("segment", photo, *names, new, "--device", "mars")),
         (1, "exists", ("convert", released, released)),
@@ -120,6 +131,52 @@ def test_errors_are_one_line_and_an_exit_code(
         assert run(*argv) == code, argv
         line = capsys.readouterr().err
         assert said in line and line.startswith("groupvit: ") and line.count("\n") == 1
+
+
+def test_too_large_a_picture_is_one_line(
+    photo: Path,
+    released: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 36 * 40 // 2 - 1)  # an error above twice that
+    args = ("--classes", "dog", "--checkpoint", released, "--out", tmp_path / "new.png")
+    assert run("segment", photo, *args) == 3
+    line = capsys.readouterr().err
+    assert "not a picture that can be read" in line and line.count("\n") == 1
+
+
+def test_picture_is_turned_upright(tmp_path: Path) -> None:
+    image = Image.new("RGB", (40, 20))
+    image.paste((255, 255, 255), (0, 0, 20, 20))  # white on the left
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # shown after a quarter turn clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    upright = np.asarray(_open_photo(tmp_path / "turned.png"))
+    assert upright.shape == (896, 448, 3)
+    assert upright[:400].min() == 255 and upright[-400:].max() == 0  # white on top
+
+
+@pytest.mark.parametrize(("templates", "prompts"), [("simple", 1), ("clip80", 80)])
+def test_train_follows_the_templates_of_the_recipe(
+    colour_shard: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    templates: str,
+    prompts: int,
+) -> None:
+    seen: list[PairDataset] = []
+
+    def train(_: TrainConfig, dataset: PairDataset, run: Path, **__: object) -> TrainResult:
+        seen.append(dataset)
+        return TrainResult(run, run)
+
+    monkeypatch.setattr("groupvit.cli.train_run", train)
+    recipe = RECIPE.replace("[data]", f'[data]\ntemplates = "{templates}"\nseed = 5')
+    (tmp_path / "r.toml").write_text(recipe)
+    assert run("train", tmp_path / "r.toml", colour_shard, tmp_path / "run") == 0
+    assert (len(seen[0].templates), seen[0].seed, seen[0].concepts) == (prompts, 5, 1)
 
 
 def test_wrong_usage_is_two_and_help_is_zero(capsys: pytest.CaptureFixture[str]) -> None:

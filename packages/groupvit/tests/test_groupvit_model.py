@@ -32,6 +32,28 @@ def test_losses_are_of_normalised_projections(tiny_model: GroupViT) -> None:
     torch.testing.assert_close(losses["multi_label_loss"], want)
 
 
+def test_losses_are_float32_under_bfloat16_autocast(tiny_model: GroupViT) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = tiny_model(*batch())
+    assert {name: value.dtype for name, value in losses.items()} == {
+        "caption_loss": torch.float32,
+        "multi_label_loss": torch.float32,
+    }
+
+
+def test_autocast_leaves_the_losses_of_unit_rows_alone(tiny_model: GroupViT) -> None:
+    torch.manual_seed(0)
+    image = F.normalize(torch.randn(5, 16), dim=-1)
+    texts = F.normalize(torch.randn(5, 3, 16), dim=-1)
+    want = tiny_model._losses(image, texts)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (image @ image.mT).dtype == torch.bfloat16  # it is on
+        got = tiny_model._losses(image, texts)
+    assert got.keys() == want.keys() == {"caption_loss", "multi_label_loss"}
+    for name, value in want.items():
+        assert float(got[name].detach()) == pytest.approx(float(value.detach()), abs=1e-6), name
+
+
 def test_caption_alone_has_one_loss(tiny_model: GroupViT) -> None:
     images, tokens = batch()
     assert list(tiny_model(images, tokens[:, :1])) == ["caption_loss"]

@@ -50,6 +50,48 @@ def test_plain_values_give_an_equal_recipe_again(tiny_recipe: TrainConfig) -> No
             {"optim": {**OPTIM, "warmup_steps": 10}},
             "optim: warmup_steps must be in [0, 10), got 10",
         ),
+        ({"optim": {**OPTIM, "clip_grad_norm": 0}}, "optim: clip_grad_norm must be > 0, got 0.0"),
+        ({"optim": OPTIM, "data": {"workers": -1}}, "data: workers must be >= 0, got -1"),
+        ({"optim": OPTIM, "model": {"embed_dim": 0}}, "model: embed_dim must be >= 1, got 0"),
+        (
+            {"optim": OPTIM, "model": {"projector_hidden": 0}},
+            "model: projector_hidden must be >= 1, got 0",
+        ),
+        *(
+            (
+                {"optim": OPTIM, "model": {tower: {field: 0}}},
+                f"model.{tower}: {field} must be >= 1, got 0",
+            )
+            for tower, field in (
+                ("vision", "patch_px"),
+                ("vision", "width"),
+                ("vision", "heads"),
+                ("text", "vocabulary"),
+                ("text", "context"),
+                ("text", "width"),
+                ("text", "heads"),
+            )
+        ),
+        (
+            {"optim": OPTIM, "model": {"text": {"layers": -1}}},
+            "model.text: layers must be >= 0, got -1",
+        ),
+        (
+            {"optim": OPTIM, "model": {"vision": {"depths": [6, -1, 3]}}},
+            "model.vision: depths must be >= 0, got (6, -1, 3)",
+        ),
+        (
+            {"optim": OPTIM, "model": {"vision": {"group_tokens": [64, 0]}}},
+            "model.vision: group_tokens and output_groups must be >= 1, got (64, 0), (64, 8)",
+        ),
+        (
+            {"optim": OPTIM, "model": {"vision": {"output_groups": [0, 8]}}},
+            "model.vision: group_tokens and output_groups must be >= 1, got (64, 8), (0, 8)",
+        ),
+        (
+            {"optim": OPTIM, "model": {"vision": {"image_px": 0}}},
+            "model.vision: image_px must be >= patch_px, got 0 and 16",
+        ),
         (
             {"optim": OPTIM, "model": {"multi_label_scale": False}},
             "recipe: data.concepts > 0 needs model.multi_label_scale",
@@ -61,6 +103,11 @@ def test_a_wrong_recipe_is_one_line(values: dict[str, Any], said: str) -> None:
         train_config(values)
     assert str(caught.value) == said
     assert caught.value.exit_code == 2
+
+
+def test_a_tower_may_have_no_layers() -> None:
+    model = {"vision": {"depths": [0, 0, 0]}, "text": {"layers": 0}}
+    assert train_config({"optim": OPTIM, "model": model}).model.vision.depths == (0, 0, 0)
 
 
 def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from groupvit import TextConfig
 from groupvit.nouns import caption_words
 from groupvit.prompts import TEMPLATES
 from groupvit.text import TextTower, trim
-from groupvit.tokens import tokenize
+from groupvit.tokens import CONTEXT, VOCABULARY, tokenize
 
 CLASSIFICATION = (
     "itap of a {}.", "a bad photo of a {}.", "a origami {}.", "a photo of the large {}.",
@@ -21,6 +21,13 @@ CLASSIFICATION = (
 def tower(**values: Any) -> TextTower:
     torch.manual_seed(0)
     return TextTower(TextConfig(width=32, layers=2, heads=2, **values)).eval()
+
+
+def test_tokens_fill_the_context_and_end_with_the_highest_id() -> None:
+    tokens = tokenize(["a cat", "word " * 200])
+    assert tokens.shape == (2, CONTEXT)
+    assert tokens.max(dim=1).values.tolist() == [VOCABULARY - 1] * 2
+    assert int(tokens[1, -1]) == VOCABULARY - 1  # a long text fills it
 
 
 def test_trimming_padding_changes_nothing() -> None:

@@ -1,5 +1,6 @@
 """Training: a killed run goes on as if nothing had happened; what is kept when it fails."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from groupvit import (
     CheckpointError,
@@ -18,13 +19,13 @@ from groupvit import (
     GroupViT,
     OptimConfig,
     PairDataset,
+    RecipeError,
     TrainConfig,
-    augmentation,
     index_shards,
     load_model,
     train,
 )
-from groupvit.checkpoint import find_checkpoints, save_checkpoint
+from groupvit.checkpoint import Checkpoint, find_checkpoints, resume, save_checkpoint
 from groupvit.schedule import build_optimizer, learning_rate
 from groupvit.train import training_step
 
@@ -33,12 +34,7 @@ CPU = torch.device("cpu")
 
 def pairs_of(shard: Path, config: TrainConfig) -> PairDataset:
     pairs, _ = index_shards([shard], dataset="toy")
-    return PairDataset(
-        pairs,
-        augmentation(config.data.augment, 32),
-        concepts=config.data.concepts,
-        seed=config.data.seed,
-    )
+    return PairDataset.from_config(pairs, config.data, 32)
 
 
 def lines(log: Path) -> list[dict[str, float]]:
@@ -106,6 +102,68 @@ def test_a_finished_run_is_left_alone(
     assert again == first
     assert (first.checkpoint / "model.safetensors").read_bytes() == weights
     assert [p.name for p in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-00000008"]
+
+
+def test_images_per_s_counts_the_steps_since_the_last_line(
+    colour_shard: Path,
+    tiny_recipe: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_at: Callable[[int | None], None],
+) -> None:
+    seconds = iter(range(1000))
+    module = import_module("groupvit.train")
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(seconds))  # a second a reading
+    config = replace(tiny_recipe, log_every=5)
+    data = pairs_of(colour_shard, config)
+    kill_at(4)  # after the checkpoint of step 3
+    with pytest.raises(KilledError):
+        train(config, data, tmp_path, device=CPU)
+    kill_at(None)
+    result = train(config, data, tmp_path, device=CPU)
+    records = [json.loads(line) for line in result.log.read_text().splitlines()]
+    # batches of 4: steps 4 and 5 after the resume, then 6, 7 and 8
+    assert [(r["step"], r["images_per_s"]) for r in records] == [(5, 8.0), (8, 12.0)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("concepts", 1, "data.concepts = 2, the data set 1"),
+        ("seed", 7, "data.seed = 0, the data set 7"),
+        ("templates", "simple", "data.templates = 'clip80', the data set 'simple'"),
+    ],
+)
+def test_a_data_set_of_another_recipe_is_refused(
+    colour_shard: Path,
+    tiny_recipe: TrainConfig,
+    tmp_path: Path,
+    field: str,
+    value: Any,
+    said: str,
+) -> None:
+    other = replace(tiny_recipe, data=replace(tiny_recipe.data, **{field: value}))
+    with pytest.raises(RecipeError) as caught:
+        train(tiny_recipe, pairs_of(colour_shard, other), tmp_path / "run", device=CPU)
+    assert str(caught.value) == f"the recipe has {said}"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "got"),
+    [({"context": 76}, "76 and 49408"), ({"vocabulary": 49407}, "77 and 49407")],
+)
+def test_a_text_tower_too_small_for_captions_is_refused(
+    colour_shard: Path,
+    tiny_recipe: TrainConfig,
+    tmp_path: Path,
+    sizes: dict[str, int],
+    got: str,
+) -> None:
+    model = replace(tiny_recipe.model, text=replace(tiny_recipe.model.text, **sizes))
+    config = replace(tiny_recipe, model=model)
+    with pytest.raises(RecipeError, match=f"context >= 77 and vocabulary >= 49408, got {got}"):
+        train(config, pairs_of(colour_shard, config), tmp_path, device=CPU)
 
 
 def test_log_holds_the_schedule_and_the_losses(
@@ -223,6 +281,100 @@ def test_checkpoint_folder_is_read_again(tiny_recipe: TrainConfig, tmp_path: Pat
         assert again.config == tiny_recipe.model and not again.training
         for name, value in model.state_dict().items():
             assert torch.equal(value, again.state_dict()[name])
+
+
+@pytest.fixture
+def saved(tiny_recipe: TrainConfig, tmp_path: Path) -> Checkpoint:
+    """A checkpoint of step 1."""
+    model = GroupViT(tiny_recipe.model)
+    optimizer = build_optimizer(model, tiny_recipe.optim)
+    return save_checkpoint(tmp_path, model, optimizer, tiny_recipe, 1)
+
+
+def load_both(saved: Checkpoint, config: TrainConfig) -> None:
+    load_model(saved.folder)
+    model = GroupViT(config.model)
+    resume(saved, model, build_optimizer(model, config.optim), config)
+
+
+def without_checksums(saved: Checkpoint) -> None:
+    """Make it a checkpoint of before there were any."""
+    path = saved.folder / "checkpoint.json"
+    header = json.loads(path.read_text())
+    del header["files"]
+    path.write_text(json.dumps(header))
+
+
+def test_checkpoint_holds_the_checksums_of_its_files(saved: Checkpoint) -> None:
+    header = json.loads((saved.folder / "checkpoint.json").read_text())
+    assert header["files"] == {
+        name: hashlib.sha256((saved.folder / name).read_bytes()).hexdigest()
+        for name in ("model.safetensors", "state.pt")
+    }
+
+
+def test_checkpoint_without_checksums_is_read(saved: Checkpoint, tiny_recipe: TrainConfig) -> None:
+    without_checksums(saved)
+    load_both(saved, tiny_recipe)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("left", [None, 0, 100, -1])
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])
+def test_damaged_checkpoint_is_one_line_that_names_the_file(
+    saved: Checkpoint, tiny_recipe: TrainConfig, name: str, left: int | None, checked: bool
+) -> None:
+    path = saved.folder / name
+    content = path.read_bytes()
+    path.unlink()
+    if left is not None:
+        path.write_bytes(content[:left])
+    if not checked:
+        without_checksums(saved)
+    with pytest.raises(CheckpointError) as caught:
+        load_both(saved, tiny_recipe)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ") and "\n" not in said
+    assert ("SHA-256" in said) == (checked and left is not None)
+
+
+def test_changed_byte_is_found(saved: Checkpoint) -> None:
+    path = saved.folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors: damaged checkpoint: its SHA-256"
+    ):
+        load_model(saved.folder)
+
+
+def test_weights_of_another_model_are_one_line(saved: Checkpoint) -> None:
+    without_checksums(saved)
+    path = saved.folder / "model.safetensors"
+    save_file({"wing": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match=r"cannot be loaded \(.*Missing key") as caught:
+        load_model(saved.folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < len(str(path)) + 300
+
+
+@pytest.mark.parametrize("config", [None, {}, 3])
+def test_header_without_a_recipe_is_refused(saved: Checkpoint, config: Any) -> None:
+    path = saved.folder / "checkpoint.json"
+    header = json.loads(path.read_text())
+    header["config"] = config
+    path.write_text(json.dumps(header))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: damaged.* no recipe"):
+        load_model(saved.folder)
+    path.write_text("[]")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: not a groupvit checkpoint"):
+        load_model(saved.folder)
+
+
+def test_other_names_beside_checkpoints_are_ignored(saved: Checkpoint, tmp_path: Path) -> None:
+    for name in ("checkpoint-best", "checkpoint-9", "checkpoint-00000002.old", "checkpoint-"):
+        (tmp_path / name).mkdir()
+    assert find_checkpoints(tmp_path) == [saved]
 
 
 def test_other_folders_and_versions_are_refused(tiny_recipe: TrainConfig, tmp_path: Path) -> None:

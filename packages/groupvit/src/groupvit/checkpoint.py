@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import shutil
+import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ _PREFIX = "checkpoint-"
 _NAME = re.compile(_PREFIX + "([0-9]{8})")
 _WEIGHTS = "model.safetensors"
 _STATE = "state.pt"
+_UNREADABLE = (
+    OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError,
+    pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
+"""What reading a file raises that was cut short, or that belongs to another model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ def resume(
     try:
         optimizer.load_state_dict(torch.load(path, weights_only=True)["optimizer"])
     except _UNREADABLE as error:
-        raise _damaged(path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def load_model(folder: Path) -> GroupViT:
@@ -118,16 +124,10 @@ def _header(folder: Path) -> dict[str, Any]:
             f"{path}: is {header.get('kind')} version {header.get('version')}, "
             f"this reads {KIND} version {VERSION}"
         )
-    if "model" not in header.get("config", {}):
-        raise CheckpointError(f"{path}: damaged: holds no recipe under 'config'")
+    config = header.get("config")
+    if not isinstance(config, dict) or "model" not in config:
+        raise CheckpointError(f"{path}: damaged checkpoint: no recipe under 'config'")
     return header
-
-
-_UNREADABLE = (
-    OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError,
-    pickle.UnpicklingError, SafetensorError,
-)  # fmt: skip
-"""What reading a file raises that was cut short, or that belongs to another model."""
 
 
 def _load_weights(model: GroupViT, folder: Path, header: dict[str, Any]) -> None:
@@ -136,7 +136,7 @@ def _load_weights(model: GroupViT, folder: Path, header: dict[str, Any]) -> None
     try:
         model.load_state_dict(load_file(path))
     except _UNREADABLE as error:
-        raise _damaged(path, error) from error
+        raise _unreadable(path, error) from error
 
 
 def _check_whole(path: Path, header: dict[str, Any]) -> None:
@@ -148,8 +148,8 @@ def _check_whole(path: Path, header: dict[str, Any]) -> None:
         raise CheckpointError(f"{path}: damaged checkpoint: its SHA-256 is not that of its header")
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path}: damaged checkpoint: {' '.join(str(error).split())}")
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: cannot be loaded ({textwrap.shorten(str(error), 200)})")
 
 
 def _sha256(path: Path) -> str:

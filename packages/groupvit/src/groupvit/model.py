@@ -64,7 +64,7 @@ class GroupViT(nn.Module):
         return self._losses(image, texts)
 
     def _losses(self, image: Tensor, texts: Tensor) -> dict[str, Tensor]:
-        """Losses of (B, D) images and (B, 1 + L, D) texts, unit rows; float32 under autocast too."""
+        """Float32 losses of (B, D) images and (B, 1 + L, D) texts, unit rows; ignores autocast."""
         with torch.autocast(image.device.type, enabled=False):
             losses = {"caption_loss": contrastive(image, texts[:, 0], self.scale)}
             if texts.shape[1] > 1:

@@ -88,7 +88,9 @@ def train(
             if logs:
                 record = _record(done, losses, norm, rate, meter.read(done), model)
                 _write(record, lines, board)
-                bar.set_postfix(loss=f"{record['loss']:.3f}", images_s=round(record["images_per_s"]))
+                bar.set_postfix(
+                    loss=f"{record['loss']:.3f}", images_s=round(record["images_per_s"])
+                )
             if logs or saves:
                 _check_finite(losses, norm, done, run)
             if saves:
