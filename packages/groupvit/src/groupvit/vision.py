@@ -1,6 +1,7 @@
 """The image tower: patches, stages of attention and grouping, a handful of segments."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -180,7 +181,7 @@ class VisionTower(nn.Module):
             for index, (start, depth) in enumerate(zip(starts, config.depths, strict=True))
         )
         self.norm = nn.LayerNorm(config.width)
-        self.apply(_init_linear)
+        self.apply(partial(_init_linear, std=config.init_std))
         nn.init.trunc_normal_(self.patches.positions, std=0.02)
         first = self.stages[0].group_token
         assert isinstance(first, Tensor)
@@ -199,8 +200,8 @@ class VisionTower(nn.Module):
         return VisionOutput(tokens, tokens.mean(dim=1), tuple(assignments), grid)
 
 
-def _init_linear(module: nn.Module) -> None:
-    """Normal weights of std 0.02 and zero biases; the patch convolution keeps its default."""
+def _init_linear(module: nn.Module, std: float) -> None:
+    """Normal weights and zero biases; the patch convolution keeps its default."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=std)
         nn.init.zeros_(module.bias)
