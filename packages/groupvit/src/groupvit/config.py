@@ -37,8 +37,8 @@ class VisionConfig:
     """Groups that every grouping stage leaves."""
 
     init_std: float = 0.02
-    """Deviation of initial linear weights (published: 0.02 at width 384). At small widths 0.02 makes
-    all assignments alike at first, and one group may take most of the picture for good."""
+    """Deviation of initial linear weights (published: 0.02, at width 384). At small widths 0.02
+    makes all assignments alike at first, and one group may take most of the picture for good."""
 
     drop_path: float = 0.1
     """Stochastic depth of the last block; it grows linearly from 0."""
