@@ -38,7 +38,7 @@ class CaptionRates:
 
     thing: float = 0.92
     """Probability that a kind of thing is named."""
-    stuff: float = 0.20
+    stuff: float = 0.10
     """Probability that a kind of stuff is named."""
     wrong: float = 0.06
     """Probability that the caption belongs to another scene."""
