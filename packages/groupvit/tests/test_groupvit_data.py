@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from groupvit import DataError, PairDataset, augmentation, batches, index_shards, without_corrupt
 from groupvit.data import EndlessBatches, Skipped, collate, stream
@@ -196,3 +197,12 @@ def test_streams_have_names() -> None:
     assert len({draw(0, "a", 1), draw(0, "a", 2), draw(0, "b", 1), draw(1, "a", 1)}) == 4
     assert draw("a", "bc") != draw("ab", "c")
     assert isinstance(stream(0), np.random.Generator)
+
+
+def test_strong_augmentation_survives_every_draw() -> None:
+    transform = augmentation("strong", 16)
+    image = Image.new("RGB", (20, 18), (200, 40, 90))
+    for seed in range(600):  # posterize to 0 bits came about once in a hundred
+        result = transform(image, np.random.default_rng(seed))
+        assert result.shape == (3, 16, 16)
+        assert bool(result.isfinite().all())
