@@ -55,8 +55,8 @@ class _Resize:
 class _Strong:
     """timm's training transform; it draws from global generators, which are seeded for the pair.
 
-    Departs from the published recipe: magnitudes, drawn around 9 with deviation 0.5, stop at 9. At 10
-    timm posterizes to 0 bits, which current Pillow refuses.
+    Departs from the published recipe: magnitudes, drawn around 9 with deviation 0.5, stop at 9. At
+    10 timm posterizes to 0 bits, which current Pillow refuses.
     """
 
     def __init__(self, image_px: int) -> None:
