@@ -11,17 +11,20 @@ from conceptarchive import (
     ArchiveConfig,
     ConceptArchive,
     Embeddings,
+    FormatError,
     IncompleteError,
     MentionFinder,
     StaleFolderError,
     Vocabulary,
     build_archive,
     cluster_concepts,
+    nearest,
 )
-from conceptarchive import build as build_module
-from conceptarchive.build import skip_identical
+from conceptarchive.building import build as build_module
+from conceptarchive.building import expand as expand_module
+from conceptarchive.building.expand import skip_identical, skip_near_duplicates
 from conceptarchive.config import Expansion, Ranking, SelfMode
-from conceptarchive.neighbours import Neighbours
+from conceptarchive.search.neighbours import Neighbours
 
 Rows = npt.NDArray[np.float32]
 MakePairs = Callable[..., tuple[Embeddings, Vocabulary, Rows]]
@@ -38,7 +41,7 @@ def oracle(
     finder = MentionFinder(vocabulary)
     said = [finder.find(caption) for caption in pool.captions]
     searched = pool.image if config.expansion == "vision" else pool.text
-    assert searched is not None
+    assert isinstance(searched, np.ndarray)
     out = []
     for at, key in enumerate(anchors.keys):
         near = (searched.astype(np.float64) @ anchors.image[at].astype(np.float64)).astype("f4")
@@ -109,8 +112,7 @@ def test_cutting_the_work_changes_nothing(
         )  # fmt: skip
         assert archive.keys == pool.keys
         built.append(rows_of(archive))
-        monkeypatch.setattr("conceptarchive.responses.BLOCK", 50)
-        monkeypatch.setattr("conceptarchive.cluster.BLOCK", 8)
+        monkeypatch.setattr("conceptarchive.curation.responses.BLOCK", 50)
     assert built[0] == built[1] == built[2]
 
 
@@ -137,7 +139,7 @@ def test_killed_build_goes_on_to_the_same_files(
     monkeypatch.setattr(build_module, "cluster_concepts", dies)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "out")
-    with pytest.raises(IncompleteError, match=f"{killed_at} shards built; run the build again"):
+    with pytest.raises(IncompleteError, match="run the build again"):
         ConceptArchive.open(tmp_path / "out")
     with pytest.raises(StaleFolderError, match="another config"):
         build(tmp_path / "out", ArchiveConfig(neighbours=9))
@@ -195,9 +197,9 @@ def test_identical_captions_bring_nothing_new(tmp_path: Path, make_pairs: MakePa
         np.array([[0, 1, 2, 3, 4, -1]]), np.array([[6, 5, 4, 3, 2, -np.inf]], np.float32)
     )
     captions = np.array([7, 7, 8, 8, 9])
-    kept = skip_identical(found, np.array([0]), np.array([7]), captions, 4)
-    assert kept.indices.tolist() == [[0, 2, 4, -1]]
-    assert kept.similarity.tolist() == [[6, 4, 2, -np.inf]]
+    kept = skip_identical(found, np.array([0]), np.array([7]), captions)
+    assert kept.indices.tolist() == [[0, 2, 4, -1, -1, -1]]
+    assert kept.similarity.tolist() == [[6, 4, 2, -np.inf, -np.inf, -np.inf]]
     pool, vocabulary, features = make_pairs(80)
     archive = build_archive(
         tmp_path, anchors=pool, pool=pool, vocabulary=vocabulary, concept_features=features,
@@ -207,6 +209,85 @@ def test_identical_captions_bring_nothing_new(tmp_path: Path, make_pairs: MakePa
     for key in archive.keys:
         seen = [caption[name] for name, _ in archive.references(key)]
         assert len(seen) == len(set(seen))
+
+
+def test_near_duplicates_are_skipped_but_not_the_anchor_itself(
+    tmp_path: Path, make_pairs: MakePairs
+) -> None:
+    found = Neighbours(
+        np.array([[4, 1, 2, -1], [0, 1, 2, 3]]),
+        np.array([[1, 0.99, 0.9, -np.inf], [1, 1, 0.97, 0.5]], np.float32),
+    )
+    kept = skip_near_duplicates(found, np.array([4, 1]), 0.98)
+    assert kept.indices.tolist() == [[4, 2, -1, -1], [1, 2, 3, -1]]
+    pool, vocabulary, features = make_pairs(80)
+    archive = build_archive(
+        tmp_path, anchors=pool, pool=pool, vocabulary=vocabulary, concept_features=features,
+        config=ArchiveConfig(skip_near_duplicates=0.999, neighbours=4),
+    )  # fmt: skip
+    near = [s for key in archive.keys for name, s in archive.references(key) if name != key]
+    assert max(near) < 0.999
+    assert len(near) >= 80 * 3
+
+
+def test_previous_archive_is_extended_to_the_same_files(
+    tmp_path: Path, make_pairs: MakePairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, vocabulary, features = make_pairs(200)
+    whole = Embeddings.from_arrays(whole.keys, whole.captions, whole.image[:])  # no text rows
+    few = Embeddings.from_arrays(whole.keys[:130], whole.captions[:130], whole.image[:130])
+
+    def build(name: str, pairs: Embeddings, **options: object) -> Path:
+        build_archive(
+            tmp_path / name, anchors=pairs, pool=pairs, vocabulary=vocabulary,
+            concept_features=features, shard_rows=30, **options,  # type: ignore[arg-type]  # mixed
+        )  # fmt: skip
+        return tmp_path / name
+
+    old, fresh = build("old", few), build("fresh", whole)
+    searched = []
+    real = nearest
+
+    def counts(anchors: Rows, pool: Rows, **options: object) -> Neighbours:
+        searched.append((len(anchors), len(pool)))
+        return real(anchors, pool, **options)  # type: ignore[arg-type]  # passed on as they come
+
+    monkeypatch.setattr(expand_module, "nearest", counts)
+    grown = build("grown", whole, previous=old)
+    assert searched == [(130, 70), (70, 200)]  # old anchors saw new rows only
+    assert {p.name: p.read_bytes() for p in grown.iterdir()} == {
+        p.name: p.read_bytes() for p in fresh.iterdir()
+    }
+
+
+def test_previous_archive_of_something_else_is_refused(
+    tmp_path: Path, make_pairs: MakePairs
+) -> None:
+    whole, vocabulary, features = make_pairs(60)
+    other = make_pairs(30, seed=8)[0]
+
+    def build(name: str, pairs: Embeddings, **options: object) -> None:
+        build_archive(
+            tmp_path / name, anchors=pairs, pool=pairs, vocabulary=vocabulary,
+            concept_features=features, **options,  # type: ignore[arg-type]  # mixed values
+        )  # fmt: skip
+
+    build("old", other)
+    with pytest.raises(StaleFolderError, match="not the first of the pairs"):
+        build("new", whole, previous=tmp_path / "old")
+    with pytest.raises(StaleFolderError, match="another config"):
+        build("newer", whole, previous=tmp_path / "old", config=ArchiveConfig(neighbours=3))
+
+
+def test_rows_that_are_not_of_length_one_are_named(tmp_path: Path, make_pairs: MakePairs) -> None:
+    pool, vocabulary, features = make_pairs(2000)
+    assert isinstance(pool.image, np.ndarray)
+    pool.image[1500] = np.nan
+    with pytest.raises(FormatError, match="1500"):
+        build_archive(
+            tmp_path, anchors=pool, pool=pool, vocabulary=vocabulary, concept_features=features
+        )
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_only_the_best_concepts_are_stored(tmp_path: Path, make_pairs: MakePairs) -> None:

@@ -1,3 +1,5 @@
+import pickle
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conceptarchive import DataMissingError, Embeddings, FormatError
-from conceptarchive.embeddings import write_partition
+from conceptarchive import DataMissingError, Embeddings, FormatError, IncompleteError
+from conceptarchive.features.embeddings import write_partition
 
 MakeRows = Callable[[int, int, int], npt.NDArray[np.float32]]
 
@@ -34,7 +36,7 @@ def test_partitions_are_joined_in_order(tmp_path: Path, unit_rows: MakeRows) -> 
     assert many.captions[22] == "caption 22"
     np.testing.assert_array_equal(many.image, rows.astype(np.float16))
     assert many.text is not None
-    np.testing.assert_array_equal(many.text, -many.image)
+    np.testing.assert_array_equal(many.text, -rows.astype(np.float16))
     assert one.sha256 == many.sha256
 
 
@@ -96,3 +98,63 @@ def test_arrays_are_checked(unit_rows: MakeRows) -> None:
     with pytest.raises(ValueError, match="text must be"):
         Embeddings.from_arrays(["a", "b"], ["", ""], rows, rows[:1])
     assert made.sha256 != Embeddings.from_arrays(["a", "c"], ["", ""], rows).sha256
+
+
+def test_a_full_disk_leaves_no_file_of_the_partition(tmp_path: Path, unit_rows: MakeRows) -> None:
+    rows = unit_rows(1000, 64, 0)
+    columns = {"id": [str(n) for n in range(1000)], "caption": [""] * 1000}
+    arrays = {"img_emb": rows[:, :8], "text_emb": rows}  # the first fits
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(IncompleteError, match=r"metadata_0\.parquet: its partition cannot be"):
+            write_partition(tmp_path, "0", columns, arrays, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    write_partition(tmp_path, "0", columns, {"img_emb": rows, "text_emb": rows}, {})
+    assert len(Embeddings.open(tmp_path)) == 1000
+
+
+def test_a_killed_write_leaves_no_partition(
+    tmp_path: Path, unit_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq, "write_table", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_partition(tmp_path, "0", {"id": ["a"]}, {"img_emb": unit_rows(1, 8, 0)}, {})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_embeddings_of_files_go_to_workers(tmp_path: Path, unit_rows: MakeRows) -> None:
+    rows = unit_rows(600, 64, 0)
+    write(tmp_path, rows, 3)
+    opened = Embeddings.open(tmp_path)
+    assert opened.keys[500:] and opened.image[500:].shape == (100, 64)
+    sent = pickle.dumps(opened)
+    assert len(sent) < 4000  # names of files, not rows
+    again = pickle.loads(sent)
+    assert again.keys == opened.keys
+    assert again.sha256 == opened.sha256
+    np.testing.assert_array_equal(again.image[:], rows.astype(np.float16))
+
+
+def test_all_given_rows_are_looked_at(unit_rows: MakeRows) -> None:
+    rows = unit_rows(2000, 8, 0)
+    rows[1500] *= 2
+    ids = [str(n) for n in range(2000)]
+    with pytest.raises(ValueError, match="text, row 1500: must be of length 1, got 2"):
+        Embeddings.from_arrays(ids, ids, unit_rows(2000, 8, 1), rows)
+    with pytest.raises(ValueError, match=r"rows must be in \[0, 1\], got 2"):
+        Embeddings.from_arrays(["a"], [""], np.eye(1)).head_sha256(2)
+
+
+def test_hash_of_pairs_is_as_first_published() -> None:
+    pairs = Embeddings.from_arrays(["a/0/x", "a/0/y"], ["a dog", "Bär"], np.eye(2))
+    assert pairs.sha256 == "72e59b21dd06e06ee17a0ad23ab397d8d63bc8b8ac5bb03719c61c7d27916b92"
+    assert (
+        pairs.head_sha256(1) == "9fb9b0dcf26cb2fed71a34062301c65ff8a691498341aee64fb35f6b62960aaa"
+    )
+    assert pairs.head_sha256(1) == Embeddings.from_arrays(["a/0/x"], ["a dog"], np.eye(1, 2)).sha256

@@ -1,10 +1,15 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
-from conceptarchive import nearest, self_rows
+from conceptarchive.features.rows import RowFiles
+from conceptarchive.search import device_search, exact, products
+from conceptarchive.search.device_search import DeviceSearch, largest
+from conceptarchive.search.neighbours import nearest, self_rows
 
 MakeRows = Callable[[int, int, int], npt.NDArray[np.float32]]
 
@@ -87,3 +92,136 @@ def test_same_as_faiss(unit_rows: MakeRows) -> None:
     similarity, _ = index.search(pool[:50], 8)
     found = nearest(pool[:50], pool, count=8)
     np.testing.assert_allclose(found.similarity, similarity, atol=1e-5)
+
+
+def in_files(folder: Path, rows: npt.NDArray[np.floating]) -> RowFiles:
+    parts = np.array_split(rows, 3)
+    for number, part in enumerate(parts):
+        np.save(folder / f"{number}.npy", part)
+    paths = [folder / f"{number}.npy" for number in range(3)]
+    return RowFiles(paths, [len(part) for part in parts], rows.shape[1], rows.dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_files_give_what_arrays_give_in_many_passes(
+    unit_rows: MakeRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: npt.DTypeLike
+) -> None:
+    pool, anchors = unit_rows(150, 16, 0).astype(dtype), unit_rows(40, 16, 1).astype(dtype)
+    pool[50:90] = pool[7]
+    anchors[5] = pool[7]
+    expected = nearest(anchors, pool, count=4)
+    monkeypatch.setattr(products, "MEMORY", 4000)  # a few anchors a pass
+    monkeypatch.setattr(exact, "GATHER_BYTES", 3000)
+    folders = [tmp_path / "anchors", tmp_path / "pool"]
+    for folder in folders:
+        folder.mkdir()
+    left, right = in_files(folders[0], anchors), in_files(folders[1], pool)
+    found = nearest(left, right, count=4, anchor_block=8, pool_block=32)
+    assert np.array_equal(found.indices, expected.indices)
+    assert np.array_equal(found.similarity, expected.similarity)
+    assert found.indices[5].tolist() == [7, 50, 51, 52]
+
+
+def test_many_threads_change_nothing(unit_rows: MakeRows) -> None:
+    pool = unit_rows(500, 16, 0)
+    pool[100:200] = pool[3]
+    before = torch.get_num_threads()
+    one = nearest(pool, pool, count=5, anchor_block=50, pool_block=16)
+    try:
+        torch.set_num_threads(5)
+        many = nearest(pool, pool, count=5, anchor_block=50, pool_block=16)
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(one.indices, many.indices)
+    assert np.array_equal(one.similarity, many.similarity)
+
+
+def test_an_error_in_a_thread_is_raised() -> None:
+    def work(_: int, task: int) -> None:
+        raise KeyError(task)
+
+    with pytest.raises(KeyError):
+        products.share(range(100), work)
+
+
+def test_bfloat16_misses_little_and_scores_exactly(unit_rows: MakeRows) -> None:
+    pool = unit_rows(2000, 64, 0)
+    sure = nearest(pool, pool, count=8)
+    fast = nearest(pool, pool, count=8, precision="bfloat16")
+    assert (sure.indices == fast.indices).mean() > 0.999
+    same = sure.indices == fast.indices
+    assert np.array_equal(sure.similarity[same], fast.similarity[same])
+    assert (np.diff(fast.similarity, axis=1) <= 0).all()
+
+
+def test_only_anchors_in_doubt_are_searched_again(
+    unit_rows: MakeRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = unit_rows(400, 16, 0)
+    pool[200:260] = pool[3]
+    again: list[int] = []
+    plain = exact.search_again
+
+    def counted(anchors: npt.NDArray[np.float32], *args: object, **named: object) -> object:
+        again.append(len(anchors))
+        return plain(anchors, *args, **named)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr("conceptarchive.search.neighbours.search_again", counted)
+    nearest(pool, pool, count=6)
+    assert 61 <= sum(again) < 250  # the duplicates, and rows that have them at their edge
+
+
+def test_cpu_refuses_float16_and_wrong_drop(unit_rows: MakeRows) -> None:
+    rows = unit_rows(3, 4, 0)
+    with pytest.raises(ValueError, match="got 'float16'"):
+        nearest(rows, rows, count=1, precision="float16")
+    with pytest.raises(ValueError, match=r"drop must have shape \(3,\), got \(2,\)"):
+        nearest(rows, rows, count=1, drop=np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("n", [0, 5, 700])
+def test_search_by_groups_is_exact(
+    unit_rows: MakeRows,
+    monkeypatch: pytest.MonkeyPatch,
+    n: int,
+    dtype: npt.DTypeLike,
+    precision: products.Precision,
+) -> None:
+    monkeypatch.setattr(device_search, "POOL", 128)
+    monkeypatch.setattr(device_search, "ANCHORS", 50)
+    monkeypatch.setattr(device_search, "PASS_BYTES", 40_000)
+    pool = unit_rows(n, 16, 0).astype(dtype)
+    if n > 5:
+        pool[60:160] = pool[3]
+        pool[::64] = pool[9]  # a duplicate in every group
+    anchors, drop = np.concatenate([pool, unit_rows(30, 16, 1).astype(dtype)]), np.arange(n + 30)
+    drop[n:] = -1
+    expected = nearest(anchors, pool, count=6, drop=drop)
+    found = DeviceSearch(pool, 6, torch.device("cpu"), precision).nearest(anchors, drop)
+    assert np.array_equal(found.rows, expected.indices)
+    assert np.array_equal(found.values, expected.similarity)
+
+
+@pytest.mark.parametrize("width", [1, 3, 16])
+@pytest.mark.parametrize("size", [1, 16, 17, 333, 1024])
+def test_largest_of_runs_are_the_largest(size: int, width: int) -> None:
+    values = torch.randn(7, size)
+    found = largest(values, width)
+    assert torch.equal(found.value, values.topk(min(width, size), dim=1).values)
+    assert torch.equal(values.gather(1, found.group), found.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_gpu_gives_what_the_cpu_gives(unit_rows: MakeRows, dtype: npt.DTypeLike) -> None:
+    pool = unit_rows(20_000, 512, 0).astype(dtype)
+    pool[5000:5100] = pool[3]
+    anchors = pool[:1000]
+    expected = nearest(anchors, pool, count=8, drop=np.arange(1000))
+    found = nearest(anchors, pool, count=8, drop=np.arange(1000), device="cuda")
+    assert np.array_equal(found.indices, expected.indices)
+    assert np.array_equal(found.similarity, expected.similarity)

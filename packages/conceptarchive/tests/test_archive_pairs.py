@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from conceptarchive import DataMissingError, FormatError, SkipLog, find_shards, read_pairs
-from conceptarchive.pairs import decode_image
+from conceptarchive import (
+    DataMissingError,
+    FormatError,
+    SkipLog,
+    UsageError,
+    find_shards,
+    read_pairs,
+)
+from conceptarchive.inputs.pairs import decode_image, shard_prefix
 
 MakeTar = Callable[[Path, list[tuple[str, bytes]]], Path]
 Jpeg = Callable[[int], bytes]
@@ -107,3 +114,58 @@ def test_truncated_image_does_not_decode(jpeg: Jpeg) -> None:
     for data in (jpeg(0)[:200], b"", b"no image"):
         with pytest.raises(ValueError, match="does not decode"):
             decode_image(data)
+
+
+def test_ids_do_not_depend_on_how_a_path_is_written(
+    tmp_path: Path, make_tar: MakeTar, jpeg: Jpeg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = make_tar(tmp_path / "cc" / "0.tar", [("a.jpg", jpeg(0)), ("a.txt", b"x")])
+    (tmp_path / "linked").symlink_to(tmp_path / "cc")
+    (tmp_path / "cc" / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "cc")
+    for path in (shard, Path("0.tar"), Path("../cc/0.tar"), Path("in/../0.tar")):
+        assert [pair.id for pair in read_pairs([path])] == ["cc/0/a"]
+    assert [pair.id for pair in read_pairs([tmp_path / "linked" / "0.tar"])] == ["cc/0/a"]
+    # a cache keeps files under other names and links to them
+    (tmp_path / "cc" / "9.tar").symlink_to(make_tar(tmp_path / "blobs" / "c0ffee", []))
+    assert shard_prefix(tmp_path / "cc" / "9.tar", None) == "cc/9"
+
+
+@pytest.mark.parametrize(
+    ("shard", "want"),
+    [
+        ("cc/00000.tar", "cc/00000"),
+        ("cc/00000.tar.gz", "cc/00000"),
+        ("cc/train-0-of-9.parquet", "cc/train-0-of-9"),
+        ("cc/photos", "cc/photos"),
+        ("cc/photos.v2", "cc/photos.v2"),
+        ("cc/photos/.", "cc/photos"),
+        ("cc/photos/in/..", "cc/photos"),
+    ],
+)
+def test_prefixes_are_data_set_and_name_without_suffix(
+    tmp_path: Path, shard: str, want: str
+) -> None:
+    assert shard_prefix(tmp_path / shard, None) == want
+    assert shard_prefix(tmp_path / shard, "set") == want.replace("cc", "set")
+
+
+def test_a_prefix_that_is_no_safe_name_is_refused(tmp_path: Path, make_tar: MakeTar) -> None:
+    shard = make_tar(tmp_path / "0.tar", [])
+    for dataset in ("../up", "/root", "a\nb"):
+        with pytest.raises(UsageError, match="cannot begin an id"):
+            list(read_pairs([shard], dataset=dataset))
+
+
+def test_no_pairs_tells_what_was_left_out(tmp_path: Path, make_tar: MakeTar, jpeg: Jpeg) -> None:
+    shard = make_tar(tmp_path / "0.tar", [("a.jpg", jpeg(0)), ("b.jpg", jpeg(1)), ("a.txt", b"x")])
+    with pytest.raises(DataMissingError, match=r"skipped: {'no caption': 2, 'duplicate key': 1}"):
+        list(read_pairs([shard]))
+
+
+def test_keys_of_two_shards_may_be_the_same(tmp_path: Path, make_tar: MakeTar, jpeg: Jpeg) -> None:
+    files = [("0.jpg", jpeg(0)), ("0.txt", b"x")]
+    shards = [make_tar(tmp_path / name, files) for name in ("a/0.tar", "a/1.tar", "b/0.tar")]
+    skips = SkipLog()
+    assert [pair.id for pair in read_pairs(shards, skips=skips)] == ["a/0/0", "a/1/0", "b/0/0"]
+    assert skips.counts() == {}

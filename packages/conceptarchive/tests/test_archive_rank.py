@@ -1,13 +1,17 @@
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from conceptarchive import Candidates, MentionFinder, Mentions, Vocabulary, own_responses
+from conceptarchive import MentionFinder, Mentions, Ranked, Vocabulary, own_responses
 from conceptarchive.config import CosineNorm, Relative
-from conceptarchive.rank import collect, keep_best, order_by_score, rank_images, score
+from conceptarchive.curation.collect import Candidates
+from conceptarchive.curation.rank import keep_best, order_by_score, rank_images, score
 
 MakeRows = Callable[[int, int, int], npt.NDArray[np.float32]]
 
@@ -48,22 +52,6 @@ def test_itself_or_nobody_as_witness_is_neutral(relative: Relative) -> None:
     found = hand_worked([[float(ANCHOR[0])], [], [float(ANCHOR[2])] * 3])
     neutral = score(ANCHOR, found, relative=relative, cosine_norm="none") - ANCHOR
     np.testing.assert_allclose(neutral, [1, 1, 1], rtol=1e-6)
-
-
-def test_collecting_remembers_who_brought_a_concept() -> None:
-    mentions = Mentions(np.array([0, 2, 3, 3]), np.array([4, 1, 4], np.uint32))
-    own = np.array([0.5, 0.25, 0.125], np.float32)
-    neighbours = np.array([[0, 1], [2, -1], [1, -1]])
-    found = collect(neighbours, mentions, own, concept_count=5)
-    assert found.offsets.tolist() == [0, 2, 2, 3]
-    assert found.concepts.tolist() == [1, 4, 4]
-    assert found.witness_offsets.tolist() == [0, 1, 3, 4]
-    assert found.witness_responses.tolist() == [0.25, 0.5, 0.125, 0.125]
-    forced = Mentions(np.array([0, 1, 2, 2]), np.array([4, 0], np.uint32))
-    more = collect(neighbours, mentions, own, concept_count=5, forced=forced)
-    assert more.offsets.tolist() == [0, 2, 3, 4]
-    assert more.concepts.tolist() == [1, 4, 0, 4]
-    assert more.witness_offsets.tolist() == [0, 1, 3, 3, 4]
 
 
 def test_no_candidates_at_all() -> None:
@@ -110,12 +98,12 @@ def test_wrong_arguments_are_named() -> None:
         score(ANCHOR[:2], hand_worked())
     with pytest.raises(ValueError, match="sum"):
         score(ANCHOR, hand_worked(), relative="sum")  # type: ignore[arg-type]  # on purpose
-    with pytest.raises(ValueError, match="of 2 captions"):
-        own_responses(
-            np.eye(2),
-            np.eye(2, dtype=np.float32),
-            Mentions(np.zeros(2, int), np.empty(0, np.uint32)),
-        )
+    with pytest.raises(ValueError, match="3 candidates"):
+        order_by_score(hand_worked(), ANCHOR[:2])
+    with pytest.raises(ValueError, match="finite"):
+        score(np.array([0.2, np.nan, 0.3], np.float32), hand_worked())
+    with pytest.raises(ValueError, match="finite"):
+        score(ANCHOR, hand_worked([[0.2], [np.inf], []]), relative="rank")
 
 
 def slow_ratio(relative: str, s: float, others: list[float]) -> float:
@@ -132,11 +120,24 @@ def slow_ratio(relative: str, s: float, others: list[float]) -> float:
     return 2 * (below + 0.5) / (k + 1)
 
 
-@pytest.mark.parametrize("cosine_norm", ["max_in_archive", "none"])
-@pytest.mark.parametrize("relative", ["mean_with_anchor", "mean_without_anchor", "softmax", "rank"])
-def test_matches_a_loop_over_images(
-    unit_rows: MakeRows, relative: Relative, cosine_norm: CosineNorm
-) -> None:
+@dataclass(frozen=True)
+class Pool:
+    """A made-up pool whose images are the anchors too."""
+
+    images: npt.NDArray[np.floating]
+    features: npt.NDArray[np.float32]
+    neighbours: npt.NDArray[np.int64]
+    mentions: Mentions
+    own: npt.NDArray[np.float32]
+
+    def rank(self, **options: Any) -> Ranked:
+        return rank_images(
+            self.images, self.features, self.neighbours, self.mentions, self.own, **options
+        )
+
+
+@pytest.fixture
+def pool(unit_rows: MakeRows) -> Pool:
     random = np.random.default_rng(3)
     vocabulary = Vocabulary(tuple(f"w{n}" for n in range(25)))
     captions = [" ".join(random.choice(vocabulary.names, 3)) for _ in range(300)]
@@ -144,20 +145,114 @@ def test_matches_a_loop_over_images(
     images, features = np.abs(unit_rows(300, 12, 0)), np.abs(unit_rows(25, 12, 1))
     neighbours = np.sort(random.integers(-1, 300, (300, 6)), axis=1)[:, ::-1]
     neighbours[:, 1:][neighbours[:, 1:] == neighbours[:, :-1]] = -1
-    ranked = rank_images(
-        images, features, neighbours, mentions, own_responses(images, features, mentions),
-        relative=relative, cosine_norm=cosine_norm,
-    )  # fmt: skip
+    own = own_responses(images, features, mentions)
+    return Pool(images, features, neighbours, mentions, own)
+
+
+def entries(ranked: Ranked, image: int) -> dict[int, float]:
+    part = slice(ranked.offsets[image], ranked.offsets[image + 1])
+    return dict(zip(ranked.concepts[part].tolist(), ranked.scores[part].tolist(), strict=True))
+
+
+def same(left: Ranked, right: Ranked) -> bool:
+    return (
+        np.array_equal(left.offsets, right.offsets)
+        and np.array_equal(left.concepts, right.concepts)
+        and np.array_equal(left.scores, right.scores)
+    )
+
+
+@pytest.mark.parametrize("cosine_norm", ["max_in_archive", "none"])
+@pytest.mark.parametrize("relative", ["mean_with_anchor", "mean_without_anchor", "softmax", "rank"])
+def test_matches_a_loop_over_images(
+    pool: Pool, relative: Relative, cosine_norm: CosineNorm
+) -> None:
+    ranked = pool.rank(relative=relative, cosine_norm=cosine_norm)
+    response = pool.images @ pool.features.T  # (300, 25)
     for image in range(300):
         witnesses: dict[int, list[float]] = {}
-        for row in neighbours[image][neighbours[image] >= 0]:
-            for concept in mentions[row].tolist():
-                witnesses.setdefault(concept, []).append(float(images[row] @ features[concept]))
-        anchor = {q: float(images[image] @ features[q]) for q in witnesses}
+        for row in pool.neighbours[image][pool.neighbours[image] >= 0]:
+            for concept in pool.mentions[row].tolist():
+                witnesses.setdefault(concept, []).append(float(response[row, concept]))
+        anchor = {q: float(response[image, q]) for q in witnesses}
         largest = max([*anchor.values(), *(s for part in witnesses.values() for s in part), 1e-4])
         norm = largest if cosine_norm == "max_in_archive" else 1.0
         expected = {q: s / norm + slow_ratio(relative, s, witnesses[q]) for q, s in anchor.items()}
-        part = slice(ranked.offsets[image], ranked.offsets[image + 1])
-        got = dict(zip(ranked.concepts[part].tolist(), ranked.scores[part].tolist(), strict=True))
+        got = entries(ranked, image)
         assert got == pytest.approx(expected, rel=1e-3)
         assert list(got) == sorted(got, key=lambda q: (-got[q], q))
+
+
+def test_ranking_by_the_cosine_alone_is_eq_6(pool: Pool) -> None:
+    ranked = pool.rank(ranking="cosine")
+    for image in range(0, 300, 7):
+        got = entries(ranked, image)
+        expected = {q: float(pool.images[image] @ pool.features[q]) for q in got}
+        assert got == pytest.approx(expected, rel=1e-5)
+        assert set(got) == set(entries(pool.rank(), image))
+
+
+def test_results_do_not_depend_on_blocks_or_threads(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pool.rank(forced=pool.mentions)
+    for threads, block in ((1, 17), (2, 64), (3, 1)):
+        monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", threads)
+        monkeypatch.setattr("conceptarchive.curation.rank.BLOCK", block)
+        assert same(pool.rank(forced=pool.mentions), whole)
+
+
+def test_the_anchors_own_concepts_are_forced_in(pool: Pool) -> None:
+    lonely = replace(pool, neighbours=np.full((300, 2), -1))
+    ranked = lonely.rank(forced=pool.mentions)
+    for image in range(300):
+        got = entries(ranked, image)
+        assert set(got) == set(pool.mentions[image].tolist())
+        largest = max(float(pool.images[image] @ pool.features[q]) for q in got)
+        for concept, value in got.items():  # nobody but itself: eq. 7 gives 1
+            cosine = float(pool.images[image] @ pool.features[concept])
+            assert value == pytest.approx(cosine / largest + 1, rel=1e-5)
+
+
+def test_half_precision_images_and_memory_maps_are_ranked_alike(pool: Pool, tmp_path: Path) -> None:
+    half = replace(pool, images=pool.images.astype(np.float16))
+    full = replace(pool, images=half.images.astype(np.float32))
+    assert same(half.rank(), full.rank())
+    parts: dict[str, npt.NDArray[Any]] = {
+        "offsets": pool.mentions.offsets, "concepts": pool.mentions.concepts,
+        "own": pool.own, "images": half.images,
+    }  # fmt: skip
+    maps = {}
+    for name, part in parts.items():
+        np.save(tmp_path / f"{name}.npy", part)
+        maps[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    mapped = replace(
+        half, images=maps["images"], own=maps["own"],
+        mentions=Mentions(maps["offsets"], maps["concepts"]),
+    )  # fmt: skip
+    assert same(mapped.rank(), half.rank())
+
+
+def test_what_is_out_of_range_is_refused_before_it_is_read(pool: Pool) -> None:
+    far = pool.neighbours.copy()
+    far[5, 0] = 300
+    with pytest.raises(ValueError, match=r"image 5 .* 300 captions"):
+        replace(pool, neighbours=far).rank()
+    unknown = pool.mentions.concepts.copy()
+    unknown[pool.mentions.offsets[pool.neighbours[9].max()]] = 25
+    with pytest.raises(ValueError, match="below 25"):
+        replace(pool, mentions=Mentions(pool.mentions.offsets, unknown)).rank()
+    beyond = pool.mentions.offsets.copy()
+    beyond[-1] += 1000
+    with pytest.raises(ValueError, match="captions of"):
+        replace(pool, mentions=Mentions(beyond, pool.mentions.concepts)).rank()
+    with pytest.raises(ValueError, match="own must be of"):
+        replace(pool, own=pool.own[1:]).rank()
+    with pytest.raises(ValueError, match="neighbours must be of 300"):
+        replace(pool, neighbours=pool.neighbours[:5]).rank()
+    with pytest.raises(ValueError, match="forced must be of 300"):
+        pool.rank(forced=Mentions(np.zeros(2, np.int64), np.empty(0, np.uint32)))
+    broken = pool.images.copy()
+    broken[40] = np.nan
+    with pytest.raises(ValueError, match="image 40 of 300"):
+        replace(pool, images=broken).rank()

@@ -1,170 +1,221 @@
-"""Command line: embed, build, show, check, quality."""
+"""Command line: embed, vocabulary, build, show, check, quality, export."""
 
-import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jsonargparse import auto_cli
 
-from conceptarchive.archive import ConceptArchive, check_archive
-from conceptarchive.build import SHARD_ROWS, build_archive
-from conceptarchive.config import ArchiveConfig
-from conceptarchive.embedder import embed as embed_shards
-from conceptarchive.embeddings import Embeddings
-from conceptarchive.encoder import OpenClipEncoder, Precision
-from conceptarchive.errors import ConceptArchiveError, DataMissingError, FormatError, UsageError
-from conceptarchive.mentions import MentionFinder
-from conceptarchive.pairs import find_shards
-from conceptarchive.quality import QualityReport, archive_quality, frequency_ranking
-from conceptarchive.vocabulary import Vocabulary
+from conceptarchive.archive.check import check_archive
+from conceptarchive.archive.reader import ConceptArchive
+from conceptarchive.building.build import SHARD_ROWS, build_archive
+from conceptarchive.building.ray_embedder import EmbedOptions, embed_on_ray
+from conceptarchive.concepts.overlap import format_overlaps, load_class_names, overlap
+from conceptarchive.config import ArchiveConfig, SearchConfig
+from conceptarchive.embedding.embedder import embed as embed_shards
+from conceptarchive.embedding.processes import rank_from_environment
+from conceptarchive.embedding.report import FAILED, EmbedReport
+from conceptarchive.errors import ConceptArchiveError, DataMissingError, UsageError
+from conceptarchive.files import replacing
+from conceptarchive.inputs.columns import TableColumns
+from conceptarchive.inputs.paths import expand_paths, find_shards
+from conceptarchive.options import (
+    EncoderConfig,
+    EngineConfig,
+    RowsConfig,
+    VocabularyConfig,
+    concept_features,
+)
+from conceptarchive.output.export import ExportConfig, Format
+from conceptarchive.output.export import export as export_archive
+from conceptarchive.output.page import describe, write_page
+from conceptarchive.output.pictures import pictures
+from conceptarchive.output.quality import (
+    QualityReport,
+    archive_quality,
+    calibration,
+    difference,
+    load_truth,
+    named_concepts,
+    pair_scores,
+    pool_counts,
+    recall_by_frequency,
+)
+from conceptarchive.output.quality_plot import plot_quality
 
+ENCODER, VOCABULARY, ROWS = EncoderConfig(), VocabularyConfig(), RowsConfig()
+ARCHIVE, SEARCH, ENGINE, EXPORT = ArchiveConfig(), SearchConfig(), EngineConfig(), ExportConfig()
+COLUMNS = TableColumns()
 
-@dataclass(frozen=True, kw_only=True)  # jsonargparse reads defaults with vars(): no slots
-class EncoderConfig:
-    """Which open_clip model, and how it runs."""
-
-    model: str = "ViT-B-16"
-    """Architecture, or local-dir:FOLDER."""
-
-    pretrained: str | None = None
-    """Tag of weights to fetch, as `openai`."""
-
-    checkpoint: Path | None = None
-    """File of weights, instead of a tag."""
-
-    device: str = "cpu"
-    """Where it runs, as `cuda`."""
-
-    precision: Precision = "float32"
-    """Type that it computes in."""
-
-    batch_size: int = 256
-    """Images or texts at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)  # jsonargparse reads defaults with vars(): no slots
-class VocabularyConfig:
-    """The concepts to look for: a file, or the nouns of the pool's captions."""
-
-    file: Path | None = None
-    """Text with one name a line, or JSON {"concept": [...]}; mined from captions by default."""
-
-    min_count: int = 10
-    """Captions that must name a mined noun."""
-
-    max_size: int | None = None
-    """At most this many mined nouns."""
-
-    phrases: bool = False
-    """Also mine two nouns in a row."""
-
-    merge_plurals: bool = True
-    """Count a plural as its singular."""
-
-
-ENCODER, VOCABULARY, ARCHIVE = EncoderConfig(), VocabularyConfig(), ArchiveConfig()
+COMPARED_AT = 5
+"""Concepts looked at where two archives are compared."""
 
 
 def embed(
-    pairs: Path,
+    pairs: str,
     out: Path,
     *,
     encoder: EncoderConfig = ENCODER,
     dataset: str | None = None,
     text: bool = True,
+    columns: TableColumns = COLUMNS,
+    engine: EngineConfig = ENGINE,
     dry_run: bool = False,
 ) -> None:
     """Embed image-caption pairs with a CLIP model.
 
     Args:
-        pairs: tar shard, TSV table, or a folder of either or of images.
+        pairs: tar shards, tables or folders of images: a path, a quoted glob, or braces as in
+            "cc3m/{00000..00331}.tar".
         out: folder of the embeddings; a killed run goes on where it stopped.
         encoder: model and how it runs.
         dataset: first part of every id; by default the folder's name.
         text: also embed captions.
+        columns: of tables.
+        engine: of several processes; under torchrun they find their numbers themselves.
         dry_run: only list the shards.
     """
     shards = find_shards(pairs)
     if dry_run:
         print("\n".join(str(shard) for shard in shards))
         return
-    model = _load_encoder(encoder)
-    report = embed_shards(shards, model, out, dataset=dataset, with_text=text)
-    print(f"rows\t{report.rows}")
-    for reason, count in report.skips.counts().items():
-        print(f"skipped: {reason}\t{count}")
+    options = EmbedOptions(dataset, text, columns, encoder.batch_size, encoder.workers)
+    if engine.kind == "ray":
+        report = embed_on_ray(engine.load_ray(), shards, encoder.load, out, options)
+    else:
+        rank, world_size, local = rank_from_environment()
+        if engine.shard_count > 1:
+            rank, world_size = engine.shard_index, engine.shard_count
+        report = embed_shards(
+            shards,
+            encoder.load(local),
+            out,
+            rank=rank,
+            world_size=world_size,
+            **options._asdict(),
+        )
+    _print_embedding(report, out)
+
+
+def vocabulary(
+    embeddings: str,
+    out: Path,
+    *,
+    source: VocabularyConfig = VOCABULARY,
+    rows: RowsConfig = ROWS,
+    encoder: EncoderConfig | None = None,
+    class_names: str = "",
+) -> None:
+    """Mine or convert a vocabulary, and say how much of evaluation class sets is in it.
+
+    Args:
+        embeddings: folders whose captions are mined: a path, a quoted glob, or braces.
+        out: text file, one name a line; with `encoder`, its rows go beside it as .npy.
+        source: how it is mined, or the file that it is read from.
+        rows: how embeddings are read.
+        encoder: also embed the concepts' prompts, for `build --concept_features`.
+        class_names: files of class names, to print the overlap with.
+    """
+    found = source.load(rows.open(embeddings).captions)
+    found.save(out)
+    print(f"concepts\t{len(found)}")
+    sets = {path.stem: load_class_names(path) for path in expand_paths(class_names)}
+    if sets:
+        print(format_overlaps(overlap(found, sets)))
+    if encoder is not None:
+        features = encoder.load().encode_texts(found.prompts()).numpy()
+        with replacing(out.with_suffix(".npy")) as part, part.open("wb") as file:
+            np.save(file, features)
 
 
 def build(  # noqa: PLR0913  (each is an option of the command)
-    embeddings: Path,
+    embeddings: str,
     out: Path,
     *,
-    pool: Path | None = None,
+    pool: str | None = None,
+    rows: RowsConfig = ROWS,
     encoder: EncoderConfig = ENCODER,
     vocabulary: VocabularyConfig = VOCABULARY,
     concept_features: Path | None = None,
     archive: ArchiveConfig = ARCHIVE,
+    search: SearchConfig = SEARCH,
     shard_rows: int = SHARD_ROWS,
+    engine: EngineConfig = ENGINE,
+    previous: Path | None = None,
     dry_run: bool = False,
 ) -> None:
     """Build the concept archive of embedded pairs.
 
     Args:
-        embeddings: folder of the pairs to enrich.
+        embeddings: folders of the pairs to enrich: a path, a quoted glob, or braces.
         out: folder of the archive; a killed run goes on where it stopped.
-        pool: folder of the pairs to search; by default the same.
+        pool: folders of the pairs to search; by default the same.
+        rows: how embeddings are read.
         encoder: the model that made the embeddings, for the concepts' prompts.
         vocabulary: the concepts to look for.
         concept_features: .npy of one row per concept, instead of `encoder`; divided by its length.
         archive: expansion, ranking and clustering.
+        search: how reference images are searched.
         shard_rows: pairs of a shard.
+        engine: who does the work.
+        previous: finished archive of the first folders, to be extended.
         dry_run: only say what would be built.
     """
-    anchors = Embeddings.open(embeddings)
-    searched = anchors if pool is None else Embeddings.open(pool)
-    words = _load_vocabulary(vocabulary, searched)
+    anchors = rows.open(embeddings)
+    searched = anchors if pool is None else rows.open(pool)
+    words = vocabulary.load(searched.captions)
     print(f"pairs\t{len(anchors)}\npool\t{len(searched)}\nconcepts\t{len(words)}")
     if dry_run:
         return
-    features, encoder_id = _concept_features(words, encoder, concept_features, anchors)
+    features, encoder_id = _features(words, encoder, concept_features, anchors)
     try:
-        build_archive(
+        built = build_archive(
             out,
             anchors=anchors,
             pool=searched,
             vocabulary=words,
             concept_features=features,
             config=archive,
+            search=search,
             encoder_id=encoder_id,
             shard_rows=shard_rows,
             device=encoder.device,
+            engine=engine.load(),
+            previous=previous,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+    for name, value in built.manifest["search"].items():
+        print(f"search: {name}\t{value}")
 
 
-def show(archive: Path, key: str, *, top: int = 10) -> None:
-    """Print the ranked concepts of one pair, best first, with score, cluster and witnesses.
+def show(
+    archive: Path, key: str, *, top: int = 10, html: Path | None = None, pairs: str | None = None
+) -> None:
+    """Print the ranked concepts of one pair, best first, with their witnesses.
 
     Args:
         archive: archive folder.
         key: pair id, "<dataset>/<shard>/<key>".
         top: at most this many.
+        html: write a page with the picture instead.
+        pairs: shards of the pairs, for the pictures.
     """
     opened = ConceptArchive.open(archive)
     if key not in opened:
         raise DataMissingError(f"{key!r} is not in {archive}; keys look like {opened.keys[0]!r}")
-    for concept in opened.concepts(key)[:top]:
-        witnesses = " ".join(opened.witnesses(key, concept.name))
-        print(f"{concept.score:.4f}\t{concept.cluster}\t{concept.name}\t{witnesses}")
+    if html is None:
+        print(describe(opened, key, top))
+        return
+    shards = find_shards(pairs) if pairs is not None else []
+    write_page(opened, [key], html, images=pictures(opened, [key], shards))
+    print(f"page\t{html}")
 
 
 def check(archive: Path) -> None:
-    """Check every file of an archive: checksums, ranges, order.
+    """Check every file of an archive: checksums, schema, counts, ranges, order.
 
     Args:
         archive: archive folder.
@@ -173,38 +224,86 @@ def check(archive: Path) -> None:
     print(f"pairs\t{len(opened)}\nconcepts\t{len(opened.vocabulary)}\nok\t{archive}")
 
 
-def quality(archive: Path, truth: Path, embeddings: Path) -> None:
+def quality(
+    archive: Path, truth: Path, *, against: Path | None = None, plot: Path | None = None
+) -> None:
     """Judge an archive by the concepts that images show and captions leave out.
 
     Args:
         archive: archive folder.
-        truth: JSON {pair id: [concept names]} of what images show.
-        embeddings: folder of the pairs, for their captions.
+        truth: what images show: JSON {pair id: [names]}, or TSV of id and names.
+        against: another archive of the same pairs; the difference is printed with its interval.
+        plot: picture to draw, as .png or .svg.
     """
     opened = ConceptArchive.open(archive)
-    pairs = Embeddings.open(embeddings)
-    labels = _load_truth(truth)
-    finder = MentionFinder(opened.vocabulary)
-    mentions = finder.find_all(pairs.captions)
-    names = opened.vocabulary.names
-    mentioned = {
-        key: {names[concept] for concept in mentions[row]}
-        for row, key in enumerate(pairs.keys)
-        if key in labels
+    labels = {key: shown for key, shown in load_truth(truth).items() if key in opened}
+    if not labels:
+        raise DataMissingError(
+            f"{truth}: none of its keys is in {archive}; keys there look like {opened.keys[0]!r}"
+        )
+    mentioned = named_concepts(opened, labels)
+    ranked = _ranked(opened, labels)
+    counts = pool_counts(opened)
+    frequent = sorted(counts, key=lambda name: -counts[name])
+    reports = {
+        "archive": archive_quality(ranked, mentioned, labels),
+        "frequency": archive_quality(dict.fromkeys(labels, frequent), mentioned, labels),
     }
-    judged = {key: shown for key, shown in labels.items() if key in mentioned and key in opened}
-    if not judged:
-        raise DataMissingError(f"{truth}: none of its keys is in {archive} and {embeddings}")
-    ranked = {key: [concept.name for concept in opened.concepts(key)] for key in judged}
-    frequent = frequency_ranking(mentions, opened.vocabulary)
-    _print_report("archive", archive_quality(ranked, mentioned, judged))
-    _print_report("frequency", archive_quality(dict.fromkeys(judged, frequent), mentioned, judged))
+    if against is not None:
+        other = _ranked(ConceptArchive.open(against), labels)
+        reports["against"] = archive_quality(other, mentioned, labels)
+    for name, report in reports.items():
+        _print_report(name, report)
+    if against is not None:
+        arms = [pair_scores(each, mentioned, labels) for each in (ranked, other)]
+        gain = difference(arms[0], arms[1], k=COMPARED_AT)
+        print(
+            f"difference\trecall@{COMPARED_AT}\t{gain.mean:.4f} [{gain.low:.4f}, {gain.high:.4f}]"
+        )
+    scored = {key: [(c.name, c.score) for c in opened.concepts(key)] for key in labels}
+    bins = calibration(scored, labels)
+    bands = recall_by_frequency(ranked, mentioned, labels, counts, k=COMPARED_AT)
+    for part in bins:
+        print(f"calibration\t{part.low:.3f}..{part.high:.3f}\t{part.right:.4f}")
+    for band in bands:
+        print(f"{band.name}\trecall@{COMPARED_AT}\t{band.recall:.4f}")
+    if plot is not None:
+        plot_quality(plot, reports, bins, bands, k=COMPARED_AT)
+        print(f"plot\t{plot}")
+
+
+def export(
+    archive: Path,
+    out: Path,
+    *,
+    layout: Format = "parquet",
+    pairs: str | None = None,
+    dataset: str | None = None,
+    captions: ExportConfig = EXPORT,
+) -> None:
+    """Write enriched captions for a trainer.
+
+    Args:
+        archive: archive folder.
+        out: folder; a killed run goes on where it stopped.
+        layout: sidecar, parquet, webdataset or cocu (that of CoCu's released code).
+        pairs: shards of the pairs, for the layouts that copy images.
+        dataset: first part of every id, as it was given to embed.
+        captions: how captions are enriched.
+    """
+    shards = find_shards(pairs) if pairs is not None else []
+    report = export_archive(
+        ConceptArchive.open(archive), out, layout, shards=shards, dataset=dataset, config=captions
+    )
+    print(f"pairs\t{report.pairs}")
+    print(f"not in the archive\t{report.not_in_archive}")
+    print(f"not in the shards\t{report.not_in_shards}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
-    verbs: list[Callable[..., None]] = [embed, build, show, check, quality]
-    logging.basicConfig(format="conceptarchive: %(message)s", level=logging.WARNING)
+    verbs: list[Callable[..., None]] = [embed, vocabulary, build, show, check, quality, export]
+    logging.basicConfig(format="conceptarchive: %(message)s", level=logging.INFO)
     args = None if argv is None else list(argv)
     try:
         auto_cli(verbs, args=args, prog="conceptarchive", parser_mode="toml")
@@ -224,68 +323,35 @@ def console() -> None:
     sys.exit(main())
 
 
-def _load_encoder(config: EncoderConfig) -> OpenClipEncoder:
-    """The encoder that options name."""
-    try:
-        return OpenClipEncoder(
-            config.model,
-            pretrained=config.pretrained,
-            checkpoint=config.checkpoint,
-            device=config.device,
-            precision=config.precision,
-            batch_size=config.batch_size,
-        )
-    except ValueError as error:
-        raise UsageError(f"--encoder: {error}") from error
+_features = concept_features  # `build` has an option of this name
 
 
-def _load_vocabulary(config: VocabularyConfig, pool: Embeddings) -> Vocabulary:
-    """The vocabulary of a file, or of the pool's captions."""
-    if config.file is not None:
-        return Vocabulary.from_file(config.file, merge_plurals=config.merge_plurals)
-    try:
-        return Vocabulary.mine(
-            pool.captions,
-            min_count=config.min_count,
-            max_size=config.max_size,
-            phrases=config.phrases,
-            merge_plurals=config.merge_plurals,
-        )
-    except ValueError as error:
-        raise UsageError(f"--vocabulary: {error}") from error
+def _print_embedding(report: EmbedReport, out: Path) -> None:
+    """Print what was embedded, how fast, and what bounded it."""
+    print(f"rows\t{report.rows}\npartitions\t{report.finished}/{report.partitions}")
+    for reason, count in report.skips.counts().items():
+        print(f"skipped: {reason}\t{count}")
+    if report.skips.entries:
+        print(f"skipped pairs\t{out / FAILED}")
+    if report.bound_by is not None:
+        print(f"images/s\t{report.images_per_s:.0f}\nbound by\t{report.bound_by}: {report.advice}")
+        print("seconds\t" + ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items()))
 
 
-def _concept_features(
-    vocabulary: Vocabulary, config: EncoderConfig, file: Path | None, anchors: Embeddings
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], str]:
-    """(V, D) unit rows of the concepts' prompts, and what made them."""
-    if file is not None:
-        try:
-            rows = np.load(file).astype(np.float32)
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{file}: not a .npy of rows ({error})") from error
-        return rows / np.linalg.norm(rows, axis=-1, keepdims=True), anchors.encoder_id or "unknown"
-    encoder = _load_encoder(config)
-    if anchors.encoder_id not in (None, encoder.id):
-        raise UsageError(f"--encoder is {encoder.id}, but {anchors.encoder_id} made the embeddings")
-    return encoder.encode_texts(vocabulary.prompts()).numpy(), encoder.id
-
-
-def _load_truth(path: Path) -> dict[str, set[str]]:
-    """Labels by pair id."""
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): set(names) for key, names in loaded.items()}
-    except FileNotFoundError as error:
-        raise DataMissingError(f"{path}: no such file") from error
-    except (ValueError, AttributeError, TypeError) as error:
-        raise FormatError(f"{path}: needs JSON {{pair id: [concept names]}} ({error})") from error
+def _ranked(archive: ConceptArchive, keys: Mapping[str, object]) -> dict[str, list[str]]:
+    """Names of the concepts of some pairs, best first."""
+    return {
+        key: [concept.name for concept in archive.concepts(key)] for key in keys if key in archive
+    }
 
 
 def _print_report(name: str, report: QualityReport) -> None:
     """Print one line per figure."""
-    figures = {f"recall@{k}": value for k, value in report.recall.items()}
-    figures |= {f"precision@{k}": value for k, value in report.precision.items()}
+    for k, value in report.recall.items():
+        low, high = report.recall_interval[k]
+        print(f"{name}\trecall@{k}\t{value:.4f} [{low:.4f}, {high:.4f}]")
+    figures = {f"precision@{k}": value for k, value in report.precision.items()}
+    figures |= {f"named recall@{k}": value for k, value in report.named_recall.items()}
     figures |= {"coverage": report.coverage, "named": report.named}
     for figure, value in figures.items():
         print(f"{name}\t{figure}\t{value:.4f}")

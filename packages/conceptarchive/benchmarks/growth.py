@@ -1,0 +1,123 @@
+"""Builds archives of growing size from made-up embeddings, and times every stage.
+
+    python growth.py make FOLDER ROWS     write ROWS pairs of embeddings, 512-d, and a vocabulary
+    python growth.py build FOLDER         build their archive and print seconds a stage as JSON
+
+Reference images are made up too (written before their stage, which then finds them done): the
+search has benchmarks of its own, and every other stage is to grow linearly.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from conceptarchive import Embeddings, Vocabulary, build_archive
+from conceptarchive.building.engine import LocalEngine, Stage
+from conceptarchive.building.expand import save_neighbours
+from conceptarchive.building.job import Job
+from conceptarchive.config import ArchiveConfig, SearchConfig
+from conceptarchive.features.embeddings import write_partition
+from conceptarchive.search.neighbours import Neighbours
+
+DIM, CONCEPTS, NEIGHBOURS, PARTITION = 512, 3805, 8, 100_000
+FILLERS = ("a", "the", "on", "with", "near", "photo", "of", "and", "in", "some")
+
+
+def make(folder: Path, rows: int) -> None:
+    """Write embeddings in partitions of 100,000 rows."""
+    names = np.array([f"noun{number:04d}" for number in range(CONCEPTS)])
+    for number, start in enumerate(range(0, rows, PARTITION)):
+        random = np.random.default_rng(number)
+        count = min(PARTITION, rows - start)
+        image = random.standard_normal((count, DIM), np.float32)
+        image += 0.7  # CLIP's rows lean to one side: cosines are well above 0
+        image /= np.linalg.norm(image, axis=1, keepdims=True)
+        picked = (CONCEPTS * random.random((count, 3)) ** 3).astype(np.int64)  # some more often
+        kept = random.integers(1, 4, count)
+        captions = [
+            " ".join(f"{FILLERS[(n + i) % 10]} the {names[c]}" for i, c in enumerate(row[:k]))
+            for n, (row, k) in enumerate(zip(picked, kept, strict=True))
+        ]
+        ids = [f"made/{number:05d}/{n:08d}" for n in range(count)]
+        columns = {"image_path": ids, "caption": captions, "id": ids}
+        write_partition(folder / "emb", f"{number:05d}", columns, {"img_emb": image}, {})
+    random = np.random.default_rng(1)
+    features = random.standard_normal((CONCEPTS, DIM), np.float32) + 0.7
+    np.save(folder / "features.npy", features / np.linalg.norm(features, axis=1, keepdims=True))
+    Vocabulary(tuple(names)).save(folder / "vocabulary.txt")
+
+
+class TimedEngine:
+    """The local engine, with a clock; it makes up the reference images."""
+
+    lock_name = ".lock"
+    workers = 1
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, stage: Stage, job: Job) -> None:
+        """Run a stage, and note how long it took."""
+        if stage.name == "neighbours":
+            make_up_neighbours(job)
+        start = time.perf_counter()
+        LocalEngine().run(stage, job)
+        self.seconds[stage.name] = time.perf_counter() - start
+
+
+def make_up_neighbours(job: Job) -> None:
+    """Random reference images, the anchor first."""
+    for shard in job.shards:
+        rows = job.shard_slice(shard)
+        own = np.arange(rows.start, rows.stop)[:, None]
+        others = np.random.default_rng(shard).integers(0, len(job.pool), (len(own), NEIGHBOURS - 1))
+        indices = np.concatenate([own, others], axis=1)
+        similarity = np.linspace(1, 0.8, NEIGHBOURS, dtype=np.float32)
+        save_neighbours(job, shard, Neighbours(indices, np.tile(similarity, (len(own), 1))))
+
+
+def build(folder: Path) -> dict[str, float]:
+    """Build the archive, read from it, and give seconds by stage and the peak of memory."""
+    engine = TimedEngine()
+    start = time.perf_counter()
+    pairs = Embeddings.open(folder / "emb")
+    archive = build_archive(
+        folder / "archive",
+        anchors=pairs,
+        pool=pairs,
+        vocabulary=Vocabulary.from_file(folder / "vocabulary.txt"),
+        concept_features=np.load(folder / "features.npy"),
+        config=ArchiveConfig(neighbours=NEIGHBOURS),
+        search=SearchConfig(method="exact"),
+        engine=engine,
+    )
+    result = {"rows": float(len(pairs)), "total": time.perf_counter() - start} | engine.seconds
+    result["batch_1024_ms"] = batch_ms(archive.folder, archive.keys, len(pairs))
+    return result | {"peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
+def batch_ms(folder: Path, keys: Sequence[str], rows: int) -> float:
+    """Median time to draw concepts for 1,024 random pairs."""
+    from conceptarchive import ConceptSampler
+
+    sampler = ConceptSampler(folder)
+    random = np.random.default_rng(0)
+    batches = [[keys[int(at)] for at in random.integers(0, rows, 1024)] for _ in range(12)]
+    taken = []
+    for epoch, batch in enumerate(batches):
+        start = time.perf_counter()
+        sampler.sample_batch(batch, count=3, seed=0, epoch=epoch)
+        taken.append(time.perf_counter() - start)
+    return 1000 * float(np.median(taken[2:]))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "make":
+        make(Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        print(json.dumps(build(Path(sys.argv[2]))))

@@ -1,0 +1,1 @@
+"""The concept archive on disk: its files, reading them, checking them, drawing from them."""

@@ -1,0 +1,1 @@
+"""Building an archive in stages, on one machine or many."""

@@ -1,0 +1,1 @@
+"""The concepts we know, and the captions that mention them."""

@@ -1,0 +1,1 @@
+"""The method: expansion, ranking, clustering and sampling of an image's concepts."""

@@ -1,0 +1,1 @@
+"""Images and captions to unit rows, with any CLIP model."""

@@ -1,0 +1,1 @@
+"""Unit rows on disk, in the layouts that users have, larger than memory."""

@@ -1,0 +1,1 @@
+"""Reading image-caption pairs in the forms that users have them."""

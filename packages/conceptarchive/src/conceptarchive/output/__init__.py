@@ -1,0 +1,1 @@
+"""What an archive is good for: pages, enriched captions, quality against labels."""

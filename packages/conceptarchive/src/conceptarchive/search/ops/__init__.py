@@ -1,0 +1,1 @@
+"""Operations with a kernel of their own."""

@@ -1,0 +1,42 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conceptarchive.building.ray_engine import connect
+from conceptarchive.errors import UsageError
+from conceptarchive.options import EngineConfig
+
+SCRIPT = Path(__file__).parent / "ray_cluster.py"
+
+
+@pytest.mark.slow
+def test_cluster_that_loses_a_node_builds_the_same_archive(tmp_path: Path) -> None:
+    environment = os.environ | {"RAY_DEDUP_LOGS": "0", "PYTHONWARNINGS": "default"}
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path)],
+        capture_output=True, text=True, timeout=300, env=environment, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    seen = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
+    assert seen["workers"] == 2
+    assert 0 < seen["shards at the kill"] < seen["shards"] == 150  # the node died in the middle
+    alone, cluster = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("alone", "ray")
+    )
+    assert alone == cluster
+
+
+def test_ray_is_asked_for_by_name_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"pip install conceptarchive\[ray\]"):
+        connect(None)
+
+
+def test_one_engine_at_a_time() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        EngineConfig(kind="ray", shard_count=2).load()
