@@ -8,15 +8,13 @@ search has benchmarks of its own, and every other stage is to grow linearly.
 """
 
 import json
-import resource
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from conceptarchive import Embeddings, Vocabulary, build_archive
+from conceptarchive import ConceptArchive, ConceptSampler, Embeddings, Vocabulary, build_archive
 from conceptarchive.building.engine import LocalEngine, Stage
 from conceptarchive.building.expand import save_neighbours
 from conceptarchive.building.job import Job
@@ -52,18 +50,29 @@ def make(folder: Path, rows: int) -> None:
     Vocabulary(tuple(names)).save(folder / "vocabulary.txt")
 
 
+def write_plain(folder: Path) -> None:
+    """The same as plain arrays and lists, for release_loop.py."""
+    pairs = Embeddings.open(folder / "emb")
+    np.save(folder / "image.npy", pairs.image[0 : len(pairs)])
+    np.save(folder / "text.npy", np.load(folder / "features.npy"))
+    names = Vocabulary.from_file(folder / "vocabulary.txt").names
+    for name, values in {"captions": list(pairs.captions), "names": names}.items():
+        (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
+
+
 class TimedEngine:
-    """The local engine, with a clock; it makes up the reference images."""
+    """The local engine, with a clock; it makes up the reference images, if asked to."""
 
     lock_name = ".lock"
     workers = 1
 
-    def __init__(self) -> None:
+    def __init__(self, *, makes_up: bool) -> None:
+        self.makes_up = makes_up
         self.seconds: dict[str, float] = {}
 
     def run(self, stage: Stage, job: Job) -> None:
         """Run a stage, and note how long it took."""
-        if stage.name == "neighbours":
+        if stage.name == "neighbours" and self.makes_up:
             make_up_neighbours(job)
         start = time.perf_counter()
         LocalEngine().run(stage, job)
@@ -83,10 +92,25 @@ def make_up_neighbours(job: Job) -> None:
 
 def build(folder: Path) -> dict[str, float]:
     """Build the archive, read from it, and give seconds by stage and the peak of memory."""
-    engine = TimedEngine()
+    result = build_whole(folder, makes_up=True)
+    archive = ConceptArchive.open(folder / "archive")
+    result |= batch_ms(archive)
+    return result | {"peak_rss_gib": peak_gib()}
+
+
+def peak_gib() -> float:
+    """Peak of this process's resident memory, mapped files included."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
+def build_whole(folder: Path, *, makes_up: bool = False) -> dict[str, float]:
+    """Build the archive, and give seconds by stage."""
+    engine = TimedEngine(makes_up=makes_up)
     start = time.perf_counter()
     pairs = Embeddings.open(folder / "emb")
-    archive = build_archive(
+    build_archive(
         folder / "archive",
         anchors=pairs,
         pool=pairs,
@@ -96,24 +120,26 @@ def build(folder: Path) -> dict[str, float]:
         search=SearchConfig(method="exact"),
         engine=engine,
     )
-    result = {"rows": float(len(pairs)), "total": time.perf_counter() - start} | engine.seconds
-    result["batch_1024_ms"] = batch_ms(archive.folder, archive.keys, len(pairs))
-    return result | {"peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    return {"rows": float(len(pairs)), "total": time.perf_counter() - start} | engine.seconds
 
 
-def batch_ms(folder: Path, keys: Sequence[str], rows: int) -> float:
-    """Median time to draw concepts for 1,024 random pairs."""
-    from conceptarchive import ConceptSampler
-
-    sampler = ConceptSampler(folder)
+def batch_ms(archive: ConceptArchive) -> dict[str, float]:
+    """Median times to read the concepts of 1,024 random pairs, and to draw three of each."""
+    sampler = ConceptSampler(archive.folder)
     random = np.random.default_rng(0)
-    batches = [[keys[int(at)] for at in random.integers(0, rows, 1024)] for _ in range(12)]
-    taken = []
-    for epoch, batch in enumerate(batches):
+    read, drawn = [], []
+    for epoch in range(22):
+        batch = [archive.keys[int(at)] for at in random.integers(0, len(archive), 1024)]
         start = time.perf_counter()
+        archive.batch(batch)
+        middle = time.perf_counter()
         sampler.sample_batch(batch, count=3, seed=0, epoch=epoch)
-        taken.append(time.perf_counter() - start)
-    return 1000 * float(np.median(taken[2:]))
+        read.append(middle - start)
+        drawn.append(time.perf_counter() - middle)
+    return {
+        "read_1024_ms": 1000 * float(np.median(read[2:])),
+        "draw_1024_ms": 1000 * float(np.median(drawn[2:])),
+    }
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from conceptarchive.output.quality import (
 from conceptarchive.search.neighbours import Neighbours, nearest, self_rows
 from conceptarchive.search.selfjoin import self_join
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "PROMPT",

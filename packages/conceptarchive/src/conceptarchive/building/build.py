@@ -14,6 +14,7 @@ from conceptarchive.archive.reader import ConceptArchive
 from conceptarchive.archive.schema import (
     INDEX,
     INDEX_SCHEMA,
+    MANIFEST,
     SHARD_SCHEMA,
     VOCABULARY,
     hash_file,
@@ -111,7 +112,8 @@ def build_archive(  # noqa: PLR0913  (inputs, settings and provenance, all by na
 
 def stages(job: Job, engine: Engine) -> Iterator[Stage]:
     """All stages of a build, in order; each is looked at when those before are done."""
-    yield Stage("begin", [0], lambda _: job.is_begun, begin, alone=True)
+    is_noted = (job.out / VOCABULARY).is_file
+    yield Stage("begin", [0], lambda _: is_noted(), begin, alone=True)
     refuse_other_inputs(job)
     yield Stage(
         "mentions",
@@ -131,7 +133,8 @@ def refuse_foreign_files(job: Job) -> None:
     """Raise StaleFolderError when the folder holds something else than a build."""
     if job.is_begun or not job.out.is_dir():
         return
-    if any(path.name != WORK for path in job.out.iterdir()):
+    own = {WORK, MANIFEST + ".part"}  # of a build killed as it began
+    if any(path.name not in own for path in job.out.iterdir()):
         raise StaleFolderError(f"{job.out}: holds files of something else; use a new folder")
 
 
@@ -150,8 +153,8 @@ def begin(job: Job, _: int) -> None:
     for pairs in {id(each): each for each in (job.anchors, job.pool)}.values():
         pairs.validate()
     expand.plan_search(job)
-    job.vocabulary.save(job.out / VOCABULARY)
     write_manifest(job.out, job.description, complete=False)
+    job.vocabulary.save(job.out / VOCABULARY)
 
 
 def write_shard(job: Job, number: int) -> None:

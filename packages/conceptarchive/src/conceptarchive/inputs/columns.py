@@ -21,7 +21,7 @@ KEY_COLUMNS = ("key", "__key__", "id", "uid", "image_id")
 MAX_NAMES_TOLD = 12
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # jsonargparse reads defaults with vars(): no slots
 class TableColumns:
     """Which columns of a table to read; None is found among usual names, in any case."""
 
