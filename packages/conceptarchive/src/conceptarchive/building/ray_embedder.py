@@ -62,8 +62,8 @@ def embed_on_ray(
             columns=options.columns,
         )
         todo = [n for n, _ in plan if not metadata_path(out, partition_name(n)).is_file()]
-        actors = engine.start(_hold, make_encoder, dict(plan), out, options)
-        engine.map(actors, _embed_one, todo, "embed")
+        team = engine.start(_hold, make_encoder, dict(plan), out, options)
+        team.map(_embed_one, todo, "embed")
         report = report_partitions(out, [number for number, _ in plan])
     report.skips.report()
     return report

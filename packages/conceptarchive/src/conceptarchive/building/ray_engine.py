@@ -1,4 +1,4 @@
-"""Working on a Ray cluster: tasks go to actors, and come back from nodes that died."""
+"""Working on a Ray cluster: tasks go to actors, and are done again elsewhere when a node dies."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,14 +9,12 @@ from conceptarchive.building.engine import Stage
 from conceptarchive.building.job import Job
 from conceptarchive.errors import ConceptArchiveError, UsageError
 
-RETRIES = -1  # a lost actor is started anew elsewhere, and its tasks again, without limit
-
 
 class RayEngine:
     """Ray Core: actors hold the job, one a worker, and do task after task.
 
-    All nodes see the same file system. A task whose node dies is done again on another; as it
-    writes its file under a temporary name first, nothing is left half-written.
+    All nodes see the same file system. The task of an actor that is lost is given to another, and a
+    new actor is asked for, which joins in when the cluster has room for it.
 
     Args:
         address: of a running cluster ("auto" finds the one of this machine); None starts one here.
@@ -41,13 +39,8 @@ class RayEngine:
         self._ray = connect(address)
         total = float(self._ray.cluster_resources().get("CPU", 1.0))
         self.workers = workers or max(1, int(total // max(cpus, 1e-6)))
-        self._options = {
-            "num_cpus": cpus,
-            "num_gpus": gpus,
-            "max_restarts": RETRIES,
-            "max_task_retries": RETRIES,
-        }
-        self._actors: list[Any] = []
+        self._actor = self._ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker)
+        self._team: _Team | None = None
         self._job: Job | None = None
 
     def run(self, stage: Stage, job: Job) -> None:
@@ -61,55 +54,76 @@ class RayEngine:
             for number in todo:
                 stage.run(job, number)
             return
-        if self._job is not job:
-            self._actors, self._job = self.start(_same, self._ray.put(job)), job
-        self.map(self._actors, stage.run, todo, stage.name)
+        if self._team is None or self._job is not job:
+            self._team, self._job = self.start(_same, self._ray.put(job)), job
+        self._team.map(stage.run, todo, stage.name)
 
-    def start(self, make: Callable[..., Any], *args: Any) -> list[Any]:
+    def start(self, make: Callable[..., Any], *args: Any) -> "_Team":
         """Start one actor for each worker; each makes a state of its own and keeps it."""
-        actor = self._ray.remote(**self._options)(_Worker)
-        return [actor.remote(make, *args) for _ in range(self.workers)]
+        return _Team(self._ray, lambda: self._actor.remote(make, *args), self.workers)
 
-    def map(
-        self,
-        actors: Sequence[Any],
-        task: Callable[[Any, int], None],
-        numbers: Sequence[int],
-        name: str,
-    ) -> None:
+
+class _Team:
+    """Actors of one state, and what each is doing."""
+
+    def __init__(self, ray: Any, hire: Callable[[], Any], size: int) -> None:
+        self._ray, self._hire = ray, hire
+        self._idle: list[Any] = []
+        self._busy: dict[Any, tuple[Any, int | None]] = {}  # None while it gets ready
+        for _ in range(size):
+            self._add()
+
+    def map(self, task: Callable[[Any, int], None], numbers: Sequence[int], name: str) -> None:
         """Call `task(state, number)` for every number, wherever an actor is free.
 
         Raises:
             ConceptArchiveError: as the task raised it; no further task is begun.
         """
-        waiting, idle = list(reversed(numbers)), list(actors)
-        running: dict[Any, Any] = {}
+        waiting, left = list(reversed(numbers)), set(numbers)
         with tqdm(desc=name, unit="task", total=len(numbers), disable=None) as line:
-            while waiting or running:
-                while waiting and idle:
-                    actor = idle.pop()
-                    running[actor.run.remote(task, waiting.pop())] = actor
-                finished, _ = self._ray.wait(list(running))
+            while left:
+                while waiting and self._idle:
+                    actor, number = self._idle.pop(), waiting.pop()
+                    self._busy[actor.run.remote(task, number)] = (actor, number)
+                finished, _ = self._ray.wait(list(self._busy))
                 for reference in finished:
-                    idle.append(running.pop(reference))
-                    self._raise_fault(reference)
-                    line.update()
+                    actor, done = self._busy.pop(reference)
+                    if not self._is_done(reference):
+                        self._add()
+                        waiting += [] if done is None else [done]
+                        continue
+                    self._idle.append(actor)
+                    if done is not None:
+                        left.remove(done)
+                        line.update()
 
-    def _raise_fault(self, reference: Any) -> None:
-        """Raise what a task raised: ours as itself."""
+    def _add(self) -> None:
+        """Ask for another actor; it is busy until it is there."""
+        actor = self._hire()
+        self._busy[actor.get_ready.remote()] = (actor, None)
+
+    def _is_done(self, reference: Any) -> bool:
+        """Whether a task was done; false when its actor was lost. Raises what the task raised."""
         try:
             self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, ConceptArchiveError):
                 raise error.cause from error
             raise
+        except self._ray.exceptions.RayActorError:
+            return False
+        return True
 
 
 class _Worker:
     """Holds a state in a process of its own, with all that is computed from it on the way."""
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
-        self._state = make(*args)
+        self._make, self._args = make, args
+
+    def get_ready(self) -> None:
+        """Make the state."""
+        self._state = self._make(*self._args)
 
     def run(self, task: Callable[[Any, int], None], number: int) -> None:
         """Do one task."""
