@@ -52,7 +52,7 @@ def test_from_pairs_to_concepts(
 def test_quality_against_labels(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    embeddings, archive = folders
+    _, archive = folders
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps({"cc/0/1": ["dog", "cat"], "zz": ["dog"]}), encoding="utf-8")
     capsys.readouterr()
@@ -95,7 +95,9 @@ def test_wrong_usage_is_two(args: list[str]) -> None:
     assert main(args) == 2
 
 
-@pytest.mark.parametrize("verb", ["embed", "vocabulary", "build", "show", "check", "quality", "export"])
+@pytest.mark.parametrize(
+    "verb", ["embed", "vocabulary", "build", "show", "check", "quality", "export"]
+)
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     assert f"conceptarchive [options] {verb}" in capsys.readouterr().out
@@ -188,9 +190,7 @@ def test_pieces_of_a_job_array(folders: tuple[Path, Path], tmp_path: Path) -> No
     build += ["--archive.neighbours", "3", "--shard_rows", "2"]
     count = ["--engine.shard_count", "2", "--engine.wait_s", "0"]
     assert main([*build, *count, "--engine.shard_index", "1"]) == 4  # the first has not begun
-    codes = [
-        main([*build, *count, "--engine.shard_index", str(n)]) for n in (0, 1, 0, 1, 0)
-    ]
+    codes = [main([*build, *count, "--engine.shard_index", str(n)]) for n in (0, 1, 0, 1, 0)]
     assert codes[-1] == 0
     assert 4 in codes  # they had to wait for each other
     first, second = ConceptArchive.open(archive), ConceptArchive.open(tmp_path / "a")

@@ -55,7 +55,7 @@ def test_ratio(towers: dict[str, See], images: Tensor) -> None:
             see(images)
             times[name].append(perf_counter() - start)
     ours, theirs = median(times["groupvit"]), median(times["transformers"])
-    print(  # noqa: T201  # the result
+    print(
         f"\ngroupvit {1e3 * ours:.1f} ms, transformers {1e3 * theirs:.1f} ms, "
         f"ratio {ours / theirs:.2f}"
     )
