@@ -63,11 +63,11 @@ def write_plain(folder: Path) -> None:
 class TimedEngine:
     """The local engine, with a clock; it makes up the reference images, if asked to."""
 
-    lock_name = ".lock"
     workers = 1
 
     def __init__(self, *, makes_up: bool) -> None:
         self.makes_up = makes_up
+        self.lock = LocalEngine().lock
         self.seconds: dict[str, float] = {}
 
     def run(self, stage: Stage, job: Job) -> None:

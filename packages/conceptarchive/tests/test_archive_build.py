@@ -61,7 +61,8 @@ def oracle(
         if config.ranking == "relative" and anchor:
             largest = max([*anchor.values(), *itertools.chain(*witnesses.values())])
             anchor = {
-                q: s / max(largest, 1e-4) + s / max(float(np.mean([s, *witnesses[q]])), 1e-4)
+                q: s / max(largest, 1e-4)
+                + (s / max(float(np.mean([s, *witnesses[q]])), 1e-4) if witnesses[q] else 1)
                 for q, s in anchor.items()
             }
         out.append((rows, anchor))

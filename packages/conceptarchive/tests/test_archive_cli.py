@@ -142,12 +142,13 @@ def test_vocabulary_is_mined_and_compared(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     embeddings, _ = folders
-    (tmp_path / "animals.txt").write_text("dog\ncat, kitten\nzebra\n", encoding="utf-8")
+    animals = tmp_path / "animals.txt"
+    animals.write_text("dog\ncat, kitten\nzebra\n", encoding="utf-8")
     out = tmp_path / "words.txt"
     capsys.readouterr()
     options = ["--source.min_count", "2", "--class_names", str(tmp_path / "animals.txt")]
     assert main(["vocabulary", str(embeddings), str(out), *options]) == 0
-    assert capsys.readouterr().out.splitlines() == ["concepts\t3", "animals\t2/3\t0.67"]
+    assert capsys.readouterr().out.splitlines() == ["concepts\t3", f"{animals}\t2/3\t0.67"]
     assert sorted(out.read_text(encoding="utf-8").split()) == ["cat", "dog", "grass"]
     left = ["--source.leave_out", str(tmp_path / "animals.txt")]
     assert main(["vocabulary", str(embeddings), str(out), *options, *left]) == 0

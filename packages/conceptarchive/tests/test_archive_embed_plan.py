@@ -15,6 +15,14 @@ def make_shards(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names]
 
 
+def mark_embedded(out: Path, number: int) -> None:
+    """Leave the files of a partition."""
+    for name in ("metadata", "img_emb", "text_emb"):
+        path = out / name / f"{name}_{number:05d}.{'parquet' if name == 'metadata' else 'npy'}"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+
 def plan(shards: list[Path], out: Path, **settings: object) -> list[tuple[int, str]]:
     arguments = {"encoder_id": "e"} | settings
     return [(number, shard.name) for number, shard in plan_partitions(shards, out, **arguments)]  # type: ignore[arg-type]
@@ -40,10 +48,27 @@ def test_shards_keep_their_partition_when_more_are_given(tmp_path: Path) -> None
 def test_changed_shard_is_refused_by_name(tmp_path: Path, at: int) -> None:
     shards = make_shards(tmp_path / "cc", "a.tar", "b.tar")
     plan(shards, tmp_path / "out")
+    mark_embedded(tmp_path / "out", 1)
     data = bytearray(shards[1].read_bytes())
     data[at] ^= 1
     shards[1].write_bytes(data)
     with pytest.raises(StaleFolderError, match="shard 'cc/b' has changed"):
+        plan(shards, tmp_path / "out")
+
+
+def test_a_shard_may_change_until_it_is_embedded(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "cc", "a.tar", "b.tar")
+    plan(shards, tmp_path / "whole")
+    whole = shards[1].read_bytes()
+    shards[1].write_bytes(whole[:99])
+    plan(shards, tmp_path / "out")
+    mark_embedded(tmp_path / "out", 0)
+    shards[1].write_bytes(whole)
+    assert plan(shards, tmp_path / "out") == [(0, "a.tar"), (1, "b.tar")]
+    records = [tmp_path / name / "embed.json" for name in ("out", "whole")]
+    assert records[0].read_bytes() == records[1].read_bytes()
+    shards[0].write_bytes(whole)
+    with pytest.raises(StaleFolderError, match="'cc/a' has changed since it was embedded"):
         plan(shards, tmp_path / "out")
 
 
@@ -52,6 +77,7 @@ def test_small_shard_is_hashed_whole(tmp_path: Path) -> None:
     for size in (0, 1, ENDS, ENDS + 1, 2 * ENDS):
         shard.write_bytes(b"x" * size)
         plan([shard], tmp_path / f"out{size}")
+        mark_embedded(tmp_path / f"out{size}", 0)
         if size:
             shard.write_bytes(b"x" * (size // 2) + b"y" + b"x" * (size - size // 2 - 1))
             with pytest.raises(StaleFolderError, match="changed"):
@@ -65,6 +91,7 @@ def test_changed_folder_of_images_is_refused(tmp_path: Path) -> None:
     (image.parent / "notes.json").write_text("{}")
     assert plan([image.parent], tmp_path / "photos" / "out") == [(0, "photos")]
     make_shards(image.parent / "inner", "b.jpg")
+    mark_embedded(image.parent / "out", 0)
     with pytest.raises(StaleFolderError, match=r"photos.* has changed"):
         plan([image.parent], tmp_path / "photos" / "out")
 
@@ -75,6 +102,7 @@ def test_changed_caption_beside_an_image_is_refused(tmp_path: Path) -> None:
     (image.parent / "gone.jpg").symlink_to(tmp_path / "nowhere")
     plan([image.parent], tmp_path / "out")
     assert plan([image.parent], tmp_path / "out") == [(0, "photos")]
+    mark_embedded(tmp_path / "out", 0)
     image.with_suffix(".json").write_text("{ }")
     with pytest.raises(StaleFolderError, match="has changed"):
         plan([image.parent], tmp_path / "out")

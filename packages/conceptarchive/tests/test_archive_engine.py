@@ -45,7 +45,6 @@ def test_array_processes_share_a_stage_and_wait_for_each_other(
 ) -> None:
     monkeypatch.setattr("conceptarchive.building.engine.POLL_S", 0.01)
     engines = [ArrayEngine(index, 3, wait_s=20) for index in range(3)]
-    assert {engine.lock_name for engine in engines} == {".lock-0", ".lock-1", ".lock-2"}
     threads = [
         threading.Thread(target=engine.run, args=(stage(tmp_path, 7), job_of(tmp_path)))
         for engine in engines[1:]
@@ -107,3 +106,17 @@ def test_array_of_processes_builds_the_same_archive(tmp_path: Path, make_pairs: 
     )
     assert alone == array
     assert len(ConceptArchive.open(tmp_path / "array")) == 150
+
+
+def test_a_process_alone_and_a_job_array_exclude_each_other(tmp_path: Path) -> None:
+    with ArrayEngine(0, 2).lock(tmp_path), ArrayEngine(1, 2).lock(tmp_path):
+        with pytest.raises(UsageError, match="another process"), LocalEngine().lock(tmp_path):
+            pass
+        with pytest.raises(UsageError, match="another process"), ArrayEngine(1, 3).lock(tmp_path):
+            pass
+    with (
+        LocalEngine().lock(tmp_path),
+        pytest.raises(UsageError, match="another process"),
+        ArrayEngine(0, 2).lock(tmp_path),
+    ):
+        pass

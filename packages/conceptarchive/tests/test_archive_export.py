@@ -96,10 +96,12 @@ def test_webdataset_shards_keep_images_byte_for_byte(
     report = export(archive, tmp_path / "out", "webdataset", shards=shards)
     assert report == (5, 1, 0)
     files, source = read(tmp_path / "out" / "cc" / "0.tar"), read(shards[0])
-    assert sorted(files) == ["a.jpg", "a.json", "a.txt", "b.jpg", "b.json", "b.txt"]
+    assert sorted(files) == [
+        f"{key}.{kind}" for key in "ab" for kind in ("concepts.json", "jpg", "txt")
+    ]
     assert files["b.jpg"] == source["b.jpg"]
     assert files["b.txt"] == b"two dogs grass."
-    assert json.loads(files["b.json"])["new"] == ["grass"]
+    assert json.loads(files["b.concepts.json"])["new"] == ["grass"]
 
 
 def test_released_layout_has_three_lines(
@@ -161,3 +163,15 @@ def test_image_suffixes() -> None:
     assert image_suffix(b"\x89PNG....") == ".png"
     assert image_suffix(b"RIFF\0\0\0\0WEBP") == ".webp"
     assert image_suffix(b"\xff\xd8\xff") == ".jpg"
+
+
+@pytest.mark.parametrize("ids", [["d/a/1", "d/b/1", "d/a/2"], ["../a/1", "../a/2", "../a/3"]])
+def test_sidecars_of_ids_that_are_no_shards_are_refused(tmp_path: Path, ids: list[str]) -> None:
+    pairs = Embeddings.from_arrays(ids, ["a dog"] * 3, np.eye(3))
+    archive = build_archive(
+        tmp_path / "archive", anchors=pairs, pool=pairs, vocabulary=Vocabulary(WORDS),
+        concept_features=np.eye(3),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="use layout parquet"):
+        export(archive, tmp_path / "out", "sidecar")
+    assert not list(tmp_path.glob("*.tar"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conceptarchive.errors import UsageError
+from conceptarchive.errors import IncompleteError, UsageError
 from conceptarchive.lock import folder_lock
 
 HOLD = """
@@ -129,5 +129,5 @@ def test_file_system_without_locks_warns(
         pass
     assert "no file locks here" in caplog.text
     monkeypatch.setattr(fcntl, "flock", fails_with(errno.EIO))
-    with pytest.raises(OSError, match="Input/output"), folder_lock(tmp_path):
+    with pytest.raises(IncompleteError, match="Input/output"), folder_lock(tmp_path):
         pytest.fail("held")

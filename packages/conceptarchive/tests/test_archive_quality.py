@@ -100,10 +100,10 @@ def test_recall_by_how_often_captions_mention_a_label() -> None:
 
 def test_truth_is_read_from_json_and_tsv(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text('{"a/b/c": ["dog", "sky"]}', encoding="utf-8")
-    (tmp_path / "t.tsv").write_text("a/b/c\tdog\tsky\n\nx\n", encoding="utf-8")
+    (tmp_path / "t.tsv").write_text("a/b/c\tDog, sky\n\nx\n", encoding="utf-8")
     assert load_truth(tmp_path / "t.json") == {"a/b/c": {"dog", "sky"}}
     assert load_truth(tmp_path / "t.tsv") == {"a/b/c": {"dog", "sky"}, "x": frozenset()}
-    with pytest.raises(DataMissingError, match="no such file"):
+    with pytest.raises(DataMissingError, match="No such file"):
         load_truth(tmp_path / "none.json")
     for text in ('{"a": "dog"}', "[1]", "{", "{}"):
         (tmp_path / "bad.json").write_text(text, encoding="utf-8")

@@ -77,8 +77,10 @@ def test_tiny_and_negative_responses_stay_finite() -> None:
     for relative in ("mean_with_anchor", "mean_without_anchor", "softmax", "rank"):
         values = score(np.array([0.22, -0.1, 0], np.float32), found, relative=relative)
         assert bool(np.isfinite(values).all())
-    clamped = score(np.array([-0.1, -0.2, -0.3], np.float32), hand_worked([[], [], []]))
-    np.testing.assert_allclose(clamped, [-2000, -4000, -6000], rtol=1e-5)  # 2 x by 1e-4
+    alone = score(np.array([-0.1, -0.2, -0.3], np.float32), hand_worked([[], [], []]))
+    np.testing.assert_allclose(alone, [-999, -1999, -2999], rtol=1e-5)  # by 1e-4, and 1
+    clamped = score(np.array([-0.1] * 3, np.float32), hand_worked([[-0.1], [-0.3], [-0.5]]))
+    np.testing.assert_allclose(clamped, [-2000] * 3, rtol=1e-5)  # both by 1e-4
 
 
 def test_shifted_responses_by_hand() -> None:

@@ -9,13 +9,13 @@ from conceptarchive.building.ray_embedder import EmbedOptions, embed_on_ray
 from conceptarchive.building.ray_engine import RayEngine
 from conceptarchive.concepts.mentions import MentionFinder, Mentions
 from conceptarchive.concepts.overlap import Overlap, load_class_names, overlap
-from conceptarchive.concepts.visual import visualness
 from conceptarchive.concepts.vocabulary import PROMPT, Vocabulary
 from conceptarchive.config import ArchiveConfig, SearchConfig
 from conceptarchive.curation.cluster import cluster_concepts
 from conceptarchive.curation.collect import Candidates
 from conceptarchive.curation.rank import Ranked, rank_images
 from conceptarchive.curation.responses import own_responses
+from conceptarchive.curation.visual import visualness
 from conceptarchive.embedding.embedder import embed
 from conceptarchive.embedding.encoder import Encoder, OpenClipEncoder, PixelEncoder
 from conceptarchive.embedding.report import EmbedReport
@@ -32,6 +32,7 @@ from conceptarchive.inputs.columns import TableColumns
 from conceptarchive.inputs.pairs import Pair, SkipLog, read_pairs
 from conceptarchive.inputs.paths import expand_paths, find_shards
 from conceptarchive.output.export import ExportConfig, ExportReport, export
+from conceptarchive.output.judge import Judgement, judge
 from conceptarchive.output.page import describe, write_page
 from conceptarchive.output.pictures import pictures
 from conceptarchive.output.quality import (
@@ -69,6 +70,7 @@ __all__ = [
     "ExportReport",
     "FormatError",
     "IncompleteError",
+    "Judgement",
     "LocalEngine",
     "MentionFinder",
     "Mentions",
@@ -101,6 +103,7 @@ __all__ = [
     "export",
     "find_shards",
     "frequency_ranking",
+    "judge",
     "load_class_names",
     "load_truth",
     "nearest",

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,27 +30,15 @@ from conceptarchive.options import (
 )
 from conceptarchive.output.export import ExportConfig, Format
 from conceptarchive.output.export import export as export_archive
+from conceptarchive.output.judge import COMPARED_AT, judge
 from conceptarchive.output.page import describe, write_page
 from conceptarchive.output.pictures import pictures
-from conceptarchive.output.quality import (
-    QualityReport,
-    archive_quality,
-    calibration,
-    difference,
-    load_truth,
-    named_concepts,
-    pair_scores,
-    pool_counts,
-    recall_by_frequency,
-)
-from conceptarchive.output.quality_plot import plot_quality
+from conceptarchive.output.quality import load_truth
+from conceptarchive.output.quality_plot import plot_quality, require_matplotlib
 
 ENCODER, VOCABULARY, ROWS = EncoderConfig(), VocabularyConfig(), RowsConfig()
 ARCHIVE, SEARCH, ENGINE, EXPORT = ArchiveConfig(), SearchConfig(), EngineConfig(), ExportConfig()
 COLUMNS = TableColumns()
-
-COMPARED_AT = 5
-"""Concepts looked at where two archives are compared."""
 
 
 def embed(
@@ -118,10 +106,12 @@ def vocabulary(
         encoder: also embed the concepts' prompts, for `build --concept_features`.
         class_names: files of class names, to print the overlap with.
     """
+    if out.suffix in (".json", ".csv", ".tsv", ".npy"):
+        raise UsageError(f"{out}: names are written one a line; end it in .txt")
+    sets = {str(path): load_class_names(path) for path in expand_paths(class_names)}
     found = source.load(rows.open(embeddings).captions)
     found.save(out)
     print(f"concepts\t{len(found)}")
-    sets = {path.stem: load_class_names(path) for path in expand_paths(class_names)}
     if sets:
         print(format_overlaps(overlap(found, sets)))
     if encoder is not None:
@@ -154,7 +144,7 @@ def build(  # noqa: PLR0913  (each is an option of the command)
         pool: folders of the pairs to search; by default the same.
         rows: how embeddings are read.
         encoder: the model that made the embeddings, for the concepts' prompts.
-        vocabulary: the concepts to look for.
+        vocabulary: the concepts to look for; by default those of `previous`, if that is given.
         concept_features: .npy of one row per concept, instead of `encoder`; divided by its length.
         archive: expansion, ranking and clustering.
         search: how reference images are searched.
@@ -164,8 +154,11 @@ def build(  # noqa: PLR0913  (each is an option of the command)
         dry_run: only say what would be built.
     """
     anchors = rows.open(embeddings)
-    searched = anchors if pool is None else rows.open(pool)
-    words = vocabulary.load(searched.captions)
+    searched = anchors if pool in (None, embeddings) else rows.open_pool(str(pool))
+    if previous is not None and vocabulary.file is None:
+        words = ConceptArchive.open(previous).vocabulary  # mined anew, it would not be the same
+    else:
+        words = vocabulary.load(searched.captions)
     print(f"pairs\t{len(anchors)}\npool\t{len(searched)}\nconcepts\t{len(words)}")
     if dry_run:
         return
@@ -231,44 +224,18 @@ def quality(
 
     Args:
         archive: archive folder.
-        truth: what images show: JSON {pair id: [names]}, or TSV of id and names.
+        truth: what images show: JSON {pair id: [names]}, or lines of id, tab, names parted by tabs
+            or commas.
         against: another archive of the same pairs; the difference is printed with its interval.
         plot: picture to draw, as .png or .svg.
     """
-    opened = ConceptArchive.open(archive)
-    labels = {key: shown for key, shown in load_truth(truth).items() if key in opened}
-    if not labels:
-        raise DataMissingError(
-            f"{truth}: none of its keys is in {archive}; keys there look like {opened.keys[0]!r}"
-        )
-    mentioned = named_concepts(opened, labels)
-    ranked = _ranked(opened, labels)
-    counts = pool_counts(opened)
-    frequent = sorted(counts, key=lambda name: -counts[name])
-    reports = {
-        "archive": archive_quality(ranked, mentioned, labels),
-        "frequency": archive_quality(dict.fromkeys(labels, frequent), mentioned, labels),
-    }
-    if against is not None:
-        other = _ranked(ConceptArchive.open(against), labels)
-        reports["against"] = archive_quality(other, mentioned, labels)
-    for name, report in reports.items():
-        _print_report(name, report)
-    if against is not None:
-        arms = [pair_scores(each, mentioned, labels) for each in (ranked, other)]
-        gain = difference(arms[0], arms[1], k=COMPARED_AT)
-        print(
-            f"difference\trecall@{COMPARED_AT}\t{gain.mean:.4f} [{gain.low:.4f}, {gain.high:.4f}]"
-        )
-    scored = {key: [(c.name, c.score) for c in opened.concepts(key)] for key in labels}
-    bins = calibration(scored, labels)
-    bands = recall_by_frequency(ranked, mentioned, labels, counts, k=COMPARED_AT)
-    for part in bins:
-        print(f"calibration\t{part.low:.3f}..{part.high:.3f}\t{part.right:.4f}")
-    for band in bands:
-        print(f"{band.name}\trecall@{COMPARED_AT}\t{band.recall:.4f}")
     if plot is not None:
-        plot_quality(plot, reports, bins, bands, k=COMPARED_AT)
+        require_matplotlib()
+    other = None if against is None else ConceptArchive.open(against)
+    judged = judge(ConceptArchive.open(archive), load_truth(truth), against=other)
+    print("\n".join(judged.lines()))
+    if plot is not None:
+        plot_quality(plot, judged.reports, judged.bins, judged.bands, k=COMPARED_AT)
         print(f"plot\t{plot}")
 
 
@@ -303,18 +270,30 @@ def export(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     verbs: list[Callable[..., None]] = [embed, vocabulary, build, show, check, quality, export]
-    logging.basicConfig(format="conceptarchive: %(message)s", level=logging.INFO)
-    args = None if argv is None else list(argv)
+    logging.basicConfig(format="conceptarchive: %(message)s", level=logging.WARNING)
+    ours = logging.getLogger("conceptarchive")
+    level = ours.level
+    ours.setLevel(logging.INFO)
     try:
-        auto_cli(verbs, args=args, prog="conceptarchive", parser_mode="toml")
+        auto_cli(
+            verbs,
+            args=None if argv is None else list(argv),
+            prog="conceptarchive",
+            parser_mode="toml",
+        )
     except ConceptArchiveError as error:
         print(f"conceptarchive: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"conceptarchive: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         print("conceptarchive: stopped; run it again to go on", file=sys.stderr)
         return 4
+    finally:
+        ours.setLevel(level)
     return 0
 
 
@@ -334,25 +313,5 @@ def _print_embedding(report: EmbedReport, out: Path) -> None:
     if report.skips.entries:
         print(f"skipped pairs\t{out / FAILED}")
     if report.bound_by is not None:
-        print(f"images/s\t{report.images_per_s:.0f}\nbound by\t{report.bound_by}: {report.advice}")
+        print(f"images/s\t{report.images_per_s:.0f}\nbound by\t{report.advice}")
         print("seconds\t" + ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items()))
-
-
-def _ranked(archive: ConceptArchive, keys: Mapping[str, object]) -> dict[str, list[str]]:
-    """Names of the concepts of some pairs, best first."""
-    return {
-        key: [concept.name for concept in archive.concepts(key)] for key in keys if key in archive
-    }
-
-
-def _print_report(name: str, report: QualityReport) -> None:
-    """Print one line per figure."""
-    for k, value in report.recall.items():
-        low, high = report.recall_interval[k]
-        print(f"{name}\trecall@{k}\t{value:.4f} [{low:.4f}, {high:.4f}]")
-    figures = {f"precision@{k}": value for k, value in report.precision.items()}
-    figures |= {f"named recall@{k}": value for k, value in report.named_recall.items()}
-    figures |= {"coverage": report.coverage, "named": report.named}
-    for figure, value in figures.items():
-        print(f"{name}\t{figure}\t{value:.4f}")
-    print(f"{name}\tpairs\t{report.pairs_with_missing}/{report.pairs}")

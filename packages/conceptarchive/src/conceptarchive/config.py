@@ -101,5 +101,9 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if not 0 < self.recall <= 1:
             raise UsageError(f"recall must be in (0, 1], got {self.recall}")
+        for name in ("minutes", "memory_gib"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be > 0, got {value}")
         if self.recall_queries < 1:
             raise UsageError(f"recall_queries must be >= 1, got {self.recall_queries}")

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from conceptarchive.errors import IncompleteError
+
+PART = ".part"
+"""How names of files end that are not whole yet."""
 
 
 @contextmanager
@@ -19,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         IncompleteError: it cannot be written, as when the disk is full.
     """
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     try:
         yield part
         with part.open("rb") as file:
@@ -34,6 +38,17 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """A temporary name beside a file, no other writer's: two that write the same do no harm."""
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}{PART}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in a folder. Only while nobody writes there."""
+    for path in folder.rglob(f"*{PART}"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

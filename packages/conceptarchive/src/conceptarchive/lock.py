@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conceptarchive.errors import UsageError
+from conceptarchive.errors import IncompleteError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,15 @@ def folder_lock(
 
     Raises:
         UsageError: another process holds it.
+        IncompleteError: the folder cannot be made or written.
     """
-    out.mkdir(parents=True, exist_ok=True)
     path = out / name
-    descriptor = _acquire(path, shared=shared, wait=wait)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(path, shared=shared, wait=wait)
+    except OSError as error:
+        reason = error.strerror or error
+        raise IncompleteError(f"{out}: no folder to write to ({reason}); choose another") from error
     try:
         yield
     finally:

@@ -174,9 +174,17 @@ class RowsConfig:
 
     def open(self, pattern: str) -> Embeddings:
         """Embeddings of all folders that a path, glob or brace expression names."""
+        return self._open(expand_paths(pattern), self.dataset)
+
+    def open_pool(self, pattern: str) -> Embeddings:
+        """The same for a pool: ids that name no data set get the name of its folder."""
+        folders = expand_paths(pattern)
+        return self._open(folders, folders[0].resolve().name if len(folders) == 1 else None)
+
+    def _open(self, folders: Sequence[Path], dataset: str | None) -> Embeddings:
         return Embeddings.open(
-            *expand_paths(pattern),
-            dataset=self.dataset,
+            *folders,
+            dataset=dataset,
             array=self.array,
             normalize=self.normalize,
         )
@@ -188,9 +196,11 @@ def concept_features(
     """(V, D) unit rows of the concepts' prompts, and what made them."""
     if file is not None:
         try:
-            rows = np.load(file).astype(np.float32)
-        except (OSError, ValueError) as error:
+            rows = np.asarray(np.load(file), dtype=np.float32)
+        except (OSError, ValueError, TypeError) as error:
             raise FormatError(f"{file}: not a .npy of rows ({error})") from error
+        if rows.ndim != 2:
+            raise FormatError(f"{file}: needs (concepts, width) rows, got {rows.shape}")
         return rows / np.linalg.norm(rows, axis=-1, keepdims=True), anchors.encoder_id or "unknown"
     encoder = config.load()
     if anchors.encoder_id not in (None, encoder.id):

@@ -119,7 +119,7 @@ class ConceptArchive:
         self.index = hashes, owners
 
     @classmethod
-    def open(cls, folder: Path) -> "ConceptArchive":
+    def open(cls, folder: Path | str) -> "ConceptArchive":
         """Open a finished archive; nothing but its index is mapped until asked for.
 
         Raises:
@@ -127,6 +127,7 @@ class ConceptArchive:
             IncompleteError: a build that was stopped.
             FormatError: not an archive, one of an unknown version, or a damaged one.
         """
+        folder = Path(folder)
         manifest = read_manifest(folder)
         if not manifest["complete"]:
             done = len(list(folder.glob("archive-*.arrow")))

@@ -14,7 +14,6 @@ from conceptarchive.archive.reader import ConceptArchive
 from conceptarchive.archive.schema import (
     INDEX,
     INDEX_SCHEMA,
-    MANIFEST,
     SHARD_SCHEMA,
     VOCABULARY,
     hash_file,
@@ -35,8 +34,8 @@ from conceptarchive.curation.cluster import cluster_concepts
 from conceptarchive.curation.rank import Ranked, keep_best, rank_images
 from conceptarchive.errors import StaleFolderError
 from conceptarchive.features.embeddings import Embeddings
+from conceptarchive.files import PART
 from conceptarchive.keyhash import hash_keys
-from conceptarchive.lock import folder_lock
 from conceptarchive.search.neighbours import NO_ROW
 
 log = logging.getLogger(__name__)
@@ -102,18 +101,19 @@ def build_archive(  # noqa: PLR0913  (inputs, settings and provenance, all by na
     engine = engine or LocalEngine()
     if not job.is_complete:
         refuse_foreign_files(job)
-        with folder_lock(job.work, name=engine.lock_name):
+        with engine.lock(job.work):
             for stage in stages(job, engine):
                 engine.run(stage, job)
+            refuse_other_inputs(job)
+            tidy(job)
     refuse_other_inputs(job)
-    shutil.rmtree(job.work, ignore_errors=True)  # it may be gone, or another process is at it
     return ConceptArchive.open(out)
 
 
 def stages(job: Job, engine: Engine) -> Iterator[Stage]:
     """All stages of a build, in order; each is looked at when those before are done."""
     is_noted = (job.out / VOCABULARY).is_file
-    yield Stage("begin", [0], lambda _: is_noted(), begin, alone=True)
+    yield Stage("begin", [0], lambda _: is_noted() and expand.is_planned(job), begin, alone=True)
     refuse_other_inputs(job)
     yield Stage(
         "mentions",
@@ -122,6 +122,8 @@ def stages(job: Job, engine: Engine) -> Iterator[Stage]:
         pool.write_pool_shard,
     )
     yield Stage("join", [0], lambda _: pool.is_joined(job), pool.join_pool, alone=True)
+    if job.is_complete:  # others have had nothing to wait for
+        return
     yield from expand.stages(job, engine)
     yield Stage(
         "rank", job.shards, lambda number: (job.out / shard_name(number)).is_file(), write_shard
@@ -133,9 +135,16 @@ def refuse_foreign_files(job: Job) -> None:
     """Raise StaleFolderError when the folder holds something else than a build."""
     if job.is_begun or not job.out.is_dir():
         return
-    own = {WORK, MANIFEST + ".part"}  # of a build killed as it began
-    if any(path.name not in own for path in job.out.iterdir()):
+    inside = [path.name for path in job.out.iterdir()]
+    if any(name != WORK and not name.endswith(PART) for name in inside):
         raise StaleFolderError(f"{job.out}: holds files of something else; use a new folder")
+
+
+def tidy(job: Job) -> None:
+    """Remove what only the build needed, and what killed writers left."""
+    shutil.rmtree(job.work, ignore_errors=True)  # other processes may be at it
+    for path in job.out.glob(f"*{PART}"):
+        path.unlink(missing_ok=True)
 
 
 def refuse_other_inputs(job: Job) -> None:
@@ -143,8 +152,9 @@ def refuse_other_inputs(job: Job) -> None:
     begun = read_manifest(job.out)
     if begun["fingerprint"] != job.fingerprint:
         differs = [name for name, value in job.description.items() if begun.get(name) != value]
+        what = differs[0] if differs else "setting"
         raise StaleFolderError(
-            f"{job.out}: begun with another {differs[0]}; use a new folder or remove this one"
+            f"{job.out}: begun with another {what}; use a new folder or remove this one"
         )
 
 
@@ -153,6 +163,7 @@ def begin(job: Job, _: int) -> None:
     for pairs in {id(each): each for each in (job.anchors, job.pool)}.values():
         pairs.validate()
     expand.plan_search(job)
+    expand.reused_rows(job)  # refuses a `previous` of something else before anything is begun
     write_manifest(job.out, job.description, complete=False)
     job.vocabulary.save(job.out / VOCABULARY)
 

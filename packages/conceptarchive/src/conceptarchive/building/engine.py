@@ -6,14 +6,17 @@ at any time, twice or not at all: what counts is whether its file is there.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
 
 from conceptarchive.building.job import Job
 from conceptarchive.errors import IncompleteError, UsageError
+from conceptarchive.lock import folder_lock
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +50,14 @@ class Engine(Protocol):
     """Runs stages; each returns when all its tasks are done.
 
     Attributes:
-        lock_name: of the lock that a process takes on the folder.
         workers: processes that share a stage, as far as is known.
     """
 
-    lock_name: str
     workers: int
+
+    def lock(self, folder: Path) -> AbstractContextManager[None]:
+        """Keep out processes of other runs."""
+        ...
 
     def run(self, stage: Stage, job: Job) -> None:
         """Do the tasks of a stage that are not done."""
@@ -62,8 +67,11 @@ class Engine(Protocol):
 class LocalEngine:
     """One process, task after task; each task uses all cores."""
 
-    lock_name = ".lock"
     workers = 1
+
+    def lock(self, folder: Path) -> AbstractContextManager[None]:
+        """Keep out all other processes."""
+        return folder_lock(folder)
 
     def run(self, stage: Stage, job: Job) -> None:
         """Do the tasks of a stage that are not done."""
@@ -91,7 +99,12 @@ class ArrayEngine:
         if count < 1 or not 0 <= index < count:
             raise UsageError(f"shard-index must be in [0, shard-count = {count}), got {index}")
         self.index, self.workers, self.wait_s = index, count, wait_s
-        self.lock_name = f".lock-{index}"
+
+    @contextmanager
+    def lock(self, folder: Path) -> Iterator[None]:
+        """Keep out processes that are not of this array, or have the same index."""
+        with folder_lock(folder, shared=True), folder_lock(folder, name=f".lock-{self.index}"):
+            yield
 
     def run(self, stage: Stage, job: Job) -> None:
         """Do this process's tasks of a stage, then wait for the others'.
@@ -105,13 +118,15 @@ class ArrayEngine:
         for number in progress(stage, [number for number in own if not stage.is_done(number)]):
             stage.run(job, number)
         deadline = time.monotonic() + self.wait_s
-        while (left := len(stage.todo())) and not job.is_complete:
+        left = stage.todo()
+        while left and not job.is_complete:
             if time.monotonic() >= deadline:
                 raise IncompleteError(
-                    f"{job.out}: {stage.name}: {left} of {len(stage.numbers)} tasks of other "
+                    f"{job.out}: {stage.name}: {len(left)} of {len(stage.numbers)} tasks of other "
                     "processes are missing; start those, then this one again"
                 )
             time.sleep(POLL_S)
+            left = [number for number in left if not stage.is_done(number)]
 
 
 def progress(stage: Stage, todo: Sequence[int]) -> tqdm:

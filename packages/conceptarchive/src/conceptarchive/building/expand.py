@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from conceptarchive.archive.reader import ConceptArchive
 from conceptarchive.building.engine import Engine, Stage
@@ -17,7 +18,7 @@ from conceptarchive.building.pool import open_caption_hashes
 from conceptarchive.errors import StaleFolderError
 from conceptarchive.files import replacing, write_json
 from conceptarchive.keyhash import hash_keys
-from conceptarchive.search.index import PoolIndex, SearchPlan, choose_search, prepare_search
+from conceptarchive.search.index import SearchPlan, choose_search, prepare_search
 from conceptarchive.search.neighbours import NO_ROW, IntArray, Neighbours, nearest
 from conceptarchive.search.selfjoin import self_join
 
@@ -43,6 +44,11 @@ def plan_search(job: Job) -> None:
     )
     log.info("search: %s", plan.reason)
     write_json(job.work / SEARCH, dataclasses.asdict(plan))
+
+
+def is_planned(job: Job) -> bool:
+    """Whether the search has been chosen, or is over."""
+    return job.is_complete or (job.work / SEARCH).is_file()
 
 
 def read_plan(job: Job) -> SearchPlan:
@@ -124,14 +130,16 @@ def prepare_index(job: Job, _: int) -> None:
 def join_all(job: Job, _: int) -> None:
     """Find the reference images of a set in itself, each product computed once."""
     everyone = slice(0, len(job.anchors))
-    found = self_join(
-        job.searched,
-        count=wanted(job),
-        drop=job.self_rows(everyone) if job.config.self_mode == "drop" else None,
-        precision=job.search.precision,
-        state=job.work / "self-join",
-        stamp=job.fingerprint,
-    )
+    with tqdm(total=len(job.anchors), unit="row", desc="neighbours", disable=None) as line:
+        found = self_join(
+            job.searched,
+            count=wanted(job),
+            drop=job.self_rows(everyone) if job.config.self_mode == "drop" else None,
+            precision=job.search.precision,
+            state=job.work / "self-join",
+            stamp=job.fingerprint,
+            progress=lambda done: line.update(done - line.n),
+        )
     for shard in job.shards:
         rows = job.shard_slice(shard)
         part = Neighbours(found.indices[rows], found.similarity[rows])
@@ -175,7 +183,7 @@ def search_rows(job: Job, rows: slice, first: int) -> Neighbours:
     drop = job.self_rows(rows) if job.config.self_mode == "drop" else None
     anchors = job.anchors.image[rows]
     if read_plan(job).kind != "exact":
-        return PoolIndex.open(job.work, job.searched).search(anchors, count=wanted(job), drop=drop)
+        return job.index.search(anchors, count=wanted(job), drop=drop)
     pool = job.searched if first == 0 else job.searched[first : len(job.pool)]
     if drop is not None:
         drop = np.where(drop >= first, drop - first, NO_ROW)
@@ -212,15 +220,31 @@ def reused_rows(job: Job) -> int:
     if job.previous is None:
         return 0
     old = ConceptArchive.open(job.previous)
-    same = ("config", "search_config", "encoder", "vocabulary_sha256", "concept_features_sha256")
-    for name in same:
+    path = job.work / f"reused-{old.manifest['fingerprint'][:16]}.json"
+    if not path.is_file():  # old rows are hashed once a build, not once a task
+        write_json(path, {"rows": count_reusable(job, old)})
+    return int(json.loads(path.read_text(encoding="utf-8"))["rows"])
+
+
+def count_reusable(job: Job, old: ConceptArchive) -> int:
+    """Rows of an archive that can be reused; it must be of the first pairs of this build.
+
+    Raises:
+        StaleFolderError: it is not.
+    """
+    for name in ("config", "encoder", "vocabulary_sha256", "concept_features_sha256"):
         if old.manifest[name] != job.description[name]:
             raise StaleFolderError(f"{job.previous}: was built with another {name}; build it anew")
-    if not job.is_self_search or old.manifest["anchors_sha256"] != old.manifest["pool_sha256"]:
+    if old.manifest["anchors_sha256"] != old.manifest["pool_sha256"]:
         raise StaleFolderError(f"{job.previous}: only a set searched in itself can be extended")
-    if job.anchors.head_sha256(len(old)) != old.manifest["anchors_sha256"]:
+    if (
+        len(old) > len(job.anchors)
+        or job.anchors.head_sha256(len(old)) != old.manifest["anchors_sha256"]
+    ):
         raise StaleFolderError(f"{job.previous}: its pairs are not the first of the pairs given")
-    if wanted(job) != job.config.neighbours or read_plan(job).kind != "exact":
+    kinds = {old.manifest["search"].get("kind"), read_plan(job).kind}
+    precisions = {old.manifest["search"].get("precision"), job.search.precision}
+    if wanted(job) != job.config.neighbours or kinds != {"exact"} or len(precisions) > 1:
         log.info("all reference images are searched: an index, or skipping, is not extended")
         return 0
     return len(old)

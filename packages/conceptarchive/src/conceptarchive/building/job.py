@@ -29,6 +29,7 @@ from conceptarchive.features.embeddings import Embeddings
 from conceptarchive.features.rows import IntArray, Rows
 from conceptarchive.files import write_json
 from conceptarchive.keyhash import hash_keys
+from conceptarchive.search.index import PoolIndex
 from conceptarchive.search.neighbours import NO_ROW
 
 FloatArray = npt.NDArray[np.float32]
@@ -37,7 +38,11 @@ HashArray = npt.NDArray[np.uint64]
 WORK = "work"
 """Folder, inside that of the archive, of what only the build needs; gone once it is complete."""
 
-RESOURCES = ("minutes", "memory_gib")  # fields of SearchConfig that change no result by themselves
+RESOURCES = (
+    "minutes",
+    "memory_gib",
+)  # of SearchConfig: they choose a search, the manifest names it
+MAX_SHARD_ROWS = 1_000_000  # offsets in a shard are of 32 bits
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,15 @@ class Job:
             raise ValueError(
                 f"needs pairs, got {len(self.anchors)} anchors and {len(self.pool)} in the pool"
             )
-        if self.shard_rows < 1:
-            raise ValueError(f"shard_rows must be >= 1, got {self.shard_rows}")
+        if not 1 <= self.shard_rows <= MAX_SHARD_ROWS:
+            raise ValueError(f"shard_rows must be in [1, {MAX_SHARD_ROWS}], got {self.shard_rows}")
+        first, second = self.anchors.encoder_id, self.pool.encoder_id
+        if None not in (first, second) and first != second:
+            raise ValueError(f"anchors are rows of {first}, the pool of {second}; embed one again")
+        if self.device == "cpu" and self.search.precision == "float16":
+            raise ValueError("search.precision float16 needs a GPU; take bfloat16 on a CPU")
+        if self.previous is not None and not self.is_self_search:
+            raise ValueError("previous needs a set searched in itself, image to image")
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -138,6 +150,11 @@ class Job:
         return MentionFinder(self.vocabulary)
 
     @cached_property
+    def index(self) -> PoolIndex:
+        """The index that was made for this build, if it searches through one."""
+        return PoolIndex.open(self.work, self.searched, device=self.device)
+
+    @cached_property
     def gram(self) -> FloatArray | None:
         """(V, V) products of the concepts, where there are few enough to hold."""
         return vocabulary_gram(self.features)
@@ -158,9 +175,9 @@ class Job:
         wanted = hash_keys(keys)  # (n,)
         place = np.searchsorted(hashes, wanted).clip(max=len(hashes) - 1)
         found = np.where(hashes[place] == wanted, order[place], NO_ROW)
-        for at in np.flatnonzero(found != NO_ROW).tolist():  # equal hashes are not yet equal ids
-            if self.pool.keys[int(found[at])] != keys[at]:
-                found[at] = NO_ROW
+        for at in np.argsort(found, kind="stable").tolist():  # in the pool's order: files in turn
+            if found[at] != NO_ROW and self.pool.keys[int(found[at])] != keys[at]:
+                found[at] = NO_ROW  # equal hashes are not yet equal ids
         return found
 
     @cached_property

@@ -1,6 +1,6 @@
 """The pool's side of a build: what captions mention, and how much each image responds to it."""
 
-from functools import lru_cache
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ from conceptarchive.keyhash import hash_keys
 
 OFFSETS, CONCEPTS, OWN = "mention_offsets.npy", "mention_concepts.npy", "mention_own.npy"
 CAPTION_HASHES = "caption_hashes.npy"
+SMALL = 0.02  # a response; those of CLIP ViT-B are 0.1 to 0.35
+
+log = logging.getLogger(__name__)
 
 
 class PoolMentions(NamedTuple):
@@ -58,7 +61,23 @@ def join_pool(job: Job, _: int) -> None:
     if job.config.skip_identical_captions:
         captions = (table["caption"].to_pylist() for table in tables)
         _save(job.work / CAPTION_HASHES, [hash_keys(part) for part in captions])
-    _save(job.work / OWN, [table["own"].chunk(0).values.to_numpy() for table in tables])
+    own = [table["own"].chunk(0).values.to_numpy() for table in tables]
+    _warn_of_small_responses(job, own)
+    _save(job.work / OWN, own)
+
+
+def _warn_of_small_responses(job: Job, own: list[FloatArray]) -> None:
+    """Say so when many responses are near or below 0, where the ratios of eq. 7 mean nothing."""
+    config = job.config
+    small = sum(int((part < SMALL).sum()) for part in own)
+    count = sum(map(len, own))
+    if config.ranking == "relative" and config.response == "cosine" and small > count / 20:
+        log.warning(
+            "%.0f %% of responses are below %.2f, where ratios say little; consider "
+            "--archive.response shifted, or a better encoder",
+            100 * small / count,
+            SMALL,
+        )
 
 
 def is_joined(job: Job) -> bool:
@@ -68,13 +87,8 @@ def is_joined(job: Job) -> bool:
 
 def open_mentions(job: Job) -> PoolMentions:
     """What the pool mentions, as `join_pool` left it."""
-    return _open_mentions(job.work)
-
-
-@lru_cache(maxsize=1)
-def _open_mentions(work: Path) -> PoolMentions:
     offsets, concepts, own = (
-        np.load(work / name, mmap_mode="r") for name in (OFFSETS, CONCEPTS, OWN)
+        np.load(job.work / name, mmap_mode="r") for name in (OFFSETS, CONCEPTS, OWN)
     )
     return PoolMentions(Mentions(offsets, concepts), own)
 
@@ -92,15 +106,10 @@ def _open(path: Path) -> pa.Table:
 
 def _save(path: Path, parts: list[npt.NDArray[Any]]) -> None:
     """Write arrays end to end as one .npy, under a temporary name first."""
-    length = sum(map(len, parts))
-    with replacing(path) as part:
-        if length == 0:  # an empty file cannot be mapped
-            with part.open("wb") as file:
-                np.save(file, np.zeros(0, parts[0].dtype))
-            return
-        out = np.lib.format.open_memmap(part, "w+", parts[0].dtype, (length,))
-        at = 0
+    header = np.lib.format.header_data_from_array_1_0(parts[0])
+    header["shape"] = (sum(map(len, parts)),)
+    # no memory map: on a full disk, writing to one ends the process without a word
+    with replacing(path) as part, part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
         for values in parts:
-            out[at : at + len(values)] = values
-            at += len(values)
-        out.flush()
+            file.write(np.ascontiguousarray(values).data)

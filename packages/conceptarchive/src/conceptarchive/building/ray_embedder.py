@@ -9,7 +9,7 @@ from conceptarchive.embedding.embedder import embed_shard
 from conceptarchive.embedding.encoder import Encoder
 from conceptarchive.embedding.plan import partition_name, plan_partitions
 from conceptarchive.embedding.report import EmbedReport, report_partitions
-from conceptarchive.features.embeddings import metadata_path
+from conceptarchive.features.embeddings import is_written
 from conceptarchive.inputs.columns import TableColumns
 from conceptarchive.lock import folder_lock
 
@@ -61,7 +61,11 @@ def embed_on_ray(
             with_text=options.with_text,
             columns=options.columns,
         )
-        todo = [n for n, _ in plan if not metadata_path(out, partition_name(n)).is_file()]
+        todo = [
+            n
+            for n, _ in plan
+            if not is_written(out, partition_name(n), with_text=options.with_text)
+        ]
         team = engine.start(_hold, make_encoder, dict(plan), out, options)
         team.map(_embed_one, todo, "embed")
         report = report_partitions(out, [number for number, _ in plan])

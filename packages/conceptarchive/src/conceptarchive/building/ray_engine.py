@@ -1,13 +1,20 @@
 """Working on a Ray cluster: tasks go to actors, and are done again elsewhere when a node dies."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from conceptarchive.building.engine import Stage
 from conceptarchive.building.job import Job
-from conceptarchive.errors import ConceptArchiveError, UsageError
+from conceptarchive.errors import ConceptArchiveError, IncompleteError, UsageError
+from conceptarchive.lock import folder_lock
+
+MOST_LOSSES = 3  # of the actor that does one task
+THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 class RayEngine:
@@ -26,8 +33,6 @@ class RayEngine:
         UsageError: Ray is not installed, or no cluster answers.
     """
 
-    lock_name = ".lock"
-
     def __init__(
         self,
         *,
@@ -36,12 +41,37 @@ class RayEngine:
         cpus: float = 1.0,
         gpus: float = 0.0,
     ) -> None:
+        if cpus <= 0 or gpus < 0 or (workers is not None and workers < 1):
+            raise UsageError(
+                f"cpus must be > 0, gpus >= 0, workers >= 1, got {cpus}, {gpus}, {workers}"
+            )
         self._ray = connect(address)
-        total = float(self._ray.cluster_resources().get("CPU", 1.0))
-        self.workers = workers or max(1, int(total // max(cpus, 1e-6)))
-        self._actor = self._ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker)
+        self.workers = workers or self._room(cpus, gpus)
+        threads = {name: str(max(1, int(cpus))) for name in THREADS}
+        self._actor = self._ray.remote(
+            num_cpus=cpus, num_gpus=gpus, runtime_env={"env_vars": threads}
+        )(_Worker)
         self._team: _Team | None = None
         self._job: Job | None = None
+
+    def _room(self, cpus: float, gpus: float) -> int:
+        """Actors that the nodes have room for.
+
+        Raises:
+            UsageError: none of them has.
+        """
+        rooms = 0
+        for node in self._ray.nodes():
+            has = node["Resources"] if node["Alive"] else {}
+            room = has.get("CPU", 0) // cpus
+            rooms += int(min(room, has.get("GPU", 0) // gpus) if gpus else room)
+        if rooms == 0:
+            raise UsageError(f"no node of the cluster has {cpus} CPUs and {gpus} GPUs for an actor")
+        return rooms
+
+    def lock(self, folder: Path) -> AbstractContextManager[None]:
+        """Keep out all other runs."""
+        return folder_lock(folder)
 
     def run(self, stage: Stage, job: Job) -> None:
         """Do the tasks of a stage that are not done, each where an actor is free.
@@ -80,6 +110,7 @@ class _Team:
             ConceptArchiveError: as the task raised it; no further task is begun.
         """
         waiting, left = list(reversed(numbers)), set(numbers)
+        losses: Counter[int] = Counter()
         with tqdm(desc=name, unit="task", total=len(numbers), disable=None) as line:
             while left:
                 while waiting and self._idle:
@@ -90,7 +121,10 @@ class _Team:
                     actor, done = self._busy.pop(reference)
                     if not self._is_done(reference):
                         self._add()
-                        waiting += [] if done is None else [done]
+                        if done is not None:
+                            losses[done] += 1
+                            waiting.append(done)
+                            _refuse_repeated_loss(name, done, losses[done])
                         continue
                     self._idle.append(actor)
                     if done is not None:
@@ -107,7 +141,7 @@ class _Team:
         try:
             self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ConceptArchiveError):
+            if isinstance(error.cause, ConceptArchiveError | ValueError):
                 raise error.cause from error
             raise
         except self._ray.exceptions.RayActorError:
@@ -128,6 +162,15 @@ class _Worker:
     def run(self, task: Callable[[Any, int], None], number: int) -> None:
         """Do one task."""
         task(self._state, number)
+
+
+def _refuse_repeated_loss(name: str, number: int, times: int) -> None:
+    """Raise IncompleteError when one task has taken several actors with it."""
+    if times >= MOST_LOSSES:
+        raise IncompleteError(
+            f"{name}: task {number} lost its worker {times} times, as when memory runs out; "
+            "give actors more cpus, so that fewer share a node, and start again"
+        )
 
 
 def connect(address: str | None) -> Any:

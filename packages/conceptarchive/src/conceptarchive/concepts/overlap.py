@@ -94,8 +94,8 @@ def load_class_names(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if path.suffix == ".json" else text.splitlines()
-    except FileNotFoundError as error:
-        raise DataMissingError(f"{path}: no such file of class names") from error
+    except OSError as error:
+        raise DataMissingError(f"{path}: no file of class names ({error.strerror})") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FormatError(f"{path}: not UTF-8 text or JSON ({error})") from error
     classes = _read_classes(content)

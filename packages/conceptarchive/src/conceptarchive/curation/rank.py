@@ -189,10 +189,10 @@ def _score_candidates(
 def relative_response(s: float, witnesses: Float64Array, reading: int) -> float:
     """Eq. 7 under one of READINGS: an anchor's response s beside its k witnesses'."""
     k = len(witnesses)
-    if reading == 0:  # mean_with_anchor
-        return s / max((s + float(witnesses.sum())) / (k + 1), LEAST_MEAN)
     if k == 0:
         return 1.0
+    if reading == 0:  # mean_with_anchor
+        return s / max((s + float(witnesses.sum())) / (k + 1), LEAST_MEAN)
     if reading == 1:  # mean_without_anchor
         return s / max(float(witnesses.sum()) / k, LEAST_MEAN)
     if reading == 2:  # softmax, of numbers up to 0 so that none overflows

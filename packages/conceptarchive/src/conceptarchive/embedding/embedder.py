@@ -18,7 +18,7 @@ from conceptarchive.embedding.plan import VERSION, partition_name, plan_partitio
 from conceptarchive.embedding.processes import rank_from_environment
 from conceptarchive.embedding.report import EmbedReport, EmbedTiming, report_partitions
 from conceptarchive.errors import DataMissingError, UsageError
-from conceptarchive.features.embeddings import RowArray, metadata_path, write_partition
+from conceptarchive.features.embeddings import RowArray, is_written, write_partition
 from conceptarchive.inputs.columns import TableColumns
 from conceptarchive.inputs.pairs import Pair, SkipLog
 from conceptarchive.lock import folder_lock
@@ -158,7 +158,7 @@ class _Job:
         left = [
             (number, shard)
             for number, shard in plan
-            if not metadata_path(self.out, partition_name(number)).exists()
+            if not is_written(self.out, partition_name(number), with_text=self.with_text)
         ]
         timing = EmbedTiming(self.workers)
         started = time.perf_counter()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conceptarchive.errors import DataMissingError, FormatError, StaleFolderError, UsageError
-from conceptarchive.features.embeddings import MANIFEST
+from conceptarchive.features.embeddings import MANIFEST, is_written
 from conceptarchive.files import write_json
 from conceptarchive.inputs.columns import TableColumns
 from conceptarchive.inputs.folders import folder_listings
@@ -25,7 +25,7 @@ STATS = 16  # shards looked at together; a network disk answers slowly
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """A shard as it was when it was first given.
+    """A shard as it was when it was given last before it was embedded.
 
     Attributes:
         prefix: first two parts of its ids.
@@ -50,7 +50,8 @@ def plan_partitions(
     """Give every shard its partition, and note it in OUT/embed.json.
 
     A shard keeps its number when `out` is continued with more shards: those come after all that
-    are there. Processes that plan the same at the same time get the same.
+    are there. One that is not embedded yet, as a damaged one, may have changed meanwhile.
+    Processes that plan the same at the same time get the same.
 
     Args:
         shards: see `read_pairs`; no two of one name in one data set.
@@ -67,7 +68,7 @@ def plan_partitions(
         DataMissingError: a shard is not there.
         FormatError: the record is damaged.
         StaleFolderError: `out` was begun with another encoder or other shards, or by an earlier
-            version, or a shard has changed.
+            version, or a shard has changed since it was embedded.
         UsageError: two shards would give the same ids.
     """
     prefixes = [shard_prefix(shard, dataset) for shard in shards]
@@ -84,9 +85,10 @@ def plan_partitions(
     }
     path = out / MANIFEST
     with folder_lock(out, name=".lock-plan", wait=True):
+        if not path.exists():
+            _refuse_foreign_rows(out)
         begun = _read(path, settings) if path.exists() else []
-        _refuse_changed(out, begun, records)
-        order = _extend(begun, records)
+        order = _continue(out, begun, records, with_text=with_text)
         if order != begun or not path.exists():
             rows = [[record.prefix, record.size, record.sha256] for record in order]
             write_json(path, settings | {"shards": rows})
@@ -105,7 +107,7 @@ def _read(path: Path, settings: dict[str, Any]) -> list[ShardRecord]:
         begun = json.loads(path.read_text(encoding="utf-8"))
         version = begun["version"]
         shards = [ShardRecord(*row) for row in begun["shards"]] if version == VERSION else []
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: not a record of embed ({error!r}); use a new folder") from error
     if version != VERSION:
         raise StaleFolderError(
@@ -122,28 +124,40 @@ def _read(path: Path, settings: dict[str, Any]) -> list[ShardRecord]:
     return shards
 
 
-def _refuse_changed(
-    out: Path, begun: Iterable[ShardRecord], records: Iterable[ShardRecord]
-) -> None:
-    """Raise StaleFolderError unless all shards of the folder are given, as they were."""
+def _refuse_foreign_rows(out: Path) -> None:
+    """Raise StaleFolderError when a folder without our record holds partitions."""
+    for name in ("img_emb", "text_emb", "metadata"):
+        if any((out / name).glob(f"{name}_*")):
+            raise StaleFolderError(
+                f"{out}: holds embeddings that nothing is known of, for want of {MANIFEST}; "
+                "use a new folder"
+            )
+
+
+def _continue(
+    out: Path, begun: Iterable[ShardRecord], records: Iterable[ShardRecord], *, with_text: bool
+) -> list[ShardRecord]:
+    """Shards of the folder, then the new ones.
+
+    Raises:
+        StaleFolderError: one of the folder is not given, or not as it was embedded.
+    """
     now = {record.prefix: record for record in records}
-    for old in begun:
+    known = []
+    for number, old in enumerate(begun):
         if old.prefix not in now:
             raise StaleFolderError(
                 f"{out}: begun with another list of shards: {old.prefix!r} is not given now; "
                 "give all of them and new ones, or use a new folder"
             )
-        if now[old.prefix] != old:
+        new = now.pop(old.prefix)
+        if new != old and is_written(out, partition_name(number), with_text=with_text):
             raise StaleFolderError(
-                f"{out}: shard {old.prefix!r} has changed since it was first given "
-                f"({old.size} bytes, now {now[old.prefix].size}); use a new folder"
+                f"{out}: shard {old.prefix!r} has changed since it was embedded "
+                f"({old.size} bytes, now {new.size}); use a new folder"
             )
-
-
-def _extend(begun: list[ShardRecord], records: Iterable[ShardRecord]) -> list[ShardRecord]:
-    """Shards of the folder, then the new ones."""
-    known = {record.prefix for record in begun}
-    return begun + [record for record in records if record.prefix not in known]
+        known.append(new)
+    return [*known, *now.values()]
 
 
 def _look_at(prefix: str, shard: Path) -> ShardRecord:
@@ -160,6 +174,10 @@ def _look_at(prefix: str, shard: Path) -> ShardRecord:
             return ShardRecord(prefix, size, hashlib.sha256(ends + file.read()).hexdigest())
     except FileNotFoundError as error:
         raise DataMissingError(f"{shard}: no such shard; check the path") from error
+    except OSError as error:
+        raise DataMissingError(
+            f"{shard}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
 
 
 def _list_files(folder: Path) -> Iterator[tuple[str, int]]:

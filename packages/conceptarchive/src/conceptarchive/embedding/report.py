@@ -18,9 +18,9 @@ from conceptarchive.lock import folder_lock
 
 FAILED = "failed.tsv"
 ADVICE = {
-    "decode": "decode: add --workers, up to the cores there are",
+    "decode": "decode: add --encoder.workers, up to the cores there are",
     "model": "model: use a GPU, more of them (torchrun), bfloat16, or a smaller model",
-    "disk": "disk: put the shards on a faster disk",
+    "disk": "disk: put the shards, or the output, on a faster disk",
 }
 
 
@@ -137,7 +137,7 @@ def _read_notes(table: Path) -> tuple[int, list[tuple[str, str, str]]]:
         notes = pq.read_metadata(table)
         entries = json.loads((notes.metadata or {}).get(b"skips", b"[]"))
         return notes.num_rows, [(file, key, reason) for file, key, reason in entries]
-    except (pa.ArrowInvalid, ValueError, TypeError) as error:
+    except (pa.ArrowInvalid, OSError, ValueError, TypeError) as error:
         raise FormatError(
             f"{table}: not a table of embed ({error}); remove it and run embed again"
         ) from error

@@ -1,7 +1,8 @@
 """Unit rows of images and captions, in memory or in the folders of clip-retrieval and DataComp."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +17,10 @@ from conceptarchive.errors import DataMissingError, FormatError, IncompleteError
 from conceptarchive.features.checks import check_rows, find_fault
 from conceptarchive.features.layouts import MANIFEST
 from conceptarchive.features.npyfile import RowArray
-from conceptarchive.features.rows import Rows
+from conceptarchive.features.rows import RowFiles, Rows
 from conceptarchive.features.sources import open_folders
 from conceptarchive.features.textcolumn import TextColumn
+from conceptarchive.files import part_of
 from conceptarchive.keyhash import find_repeated
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Embeddings",
     "RowArray",
     "check_rows",
+    "is_written",
     "metadata_path",
     "write_partition",
 ]
@@ -202,14 +205,21 @@ class Embeddings:
     def stamp(self) -> str:
         """Hash of the names, sizes and times of all files, now: cheap, and another after a change.
 
-        For rows in memory it is `sha256`.
+        How they are read counts too. For rows or captions in memory it is `sha256`.
 
         Raises:
             DataMissingError: a file is gone.
         """
-        if not self.files:
+        columns = [each for each in (self.keys, self.captions) if isinstance(each, TextColumn)]
+        if not self.files or len(columns) < 2:
             return self.sha256
         digest = hashlib.sha256()
+        for column in columns:
+            digest.update(repr([(file.column, file.prefix) for file in column.files]).encode())
+        for rows in (self.image, self.text):
+            if isinstance(rows, RowFiles):
+                members = [file.member for file in rows.files]
+                digest.update(repr((rows.normalize, str(rows.dtype), members)).encode())
         for path in self.files:
             try:
                 state = path.stat()
@@ -239,8 +249,7 @@ def write_partition(
     Raises:
         IncompleteError: the disk is full, or cannot be written; no file of the partition is left.
     """
-    table_path = metadata_path(folder, partition)
-    paths = [*(folder / name / f"{name}_{partition}.npy" for name in rows), table_path]
+    paths = _partition_paths(folder, partition, rows)
     with _appearing_together(paths) as parts:
         for part, values in zip(parts, rows.values(), strict=False):
             with part.open("wb") as file:
@@ -248,6 +257,18 @@ def write_partition(
         arrays = [pa.array(values, pa.string()) for values in columns.values()]
         table = pa.table(arrays, names=list(columns)).replace_schema_metadata(metadata)
         pq.write_table(table, parts[-1])
+
+
+def is_written(folder: Path, partition: str, *, with_text: bool) -> bool:
+    """Whether all files of a partition are there: who removes a damaged one gets it made again."""
+    names = ("img_emb", "text_emb") if with_text else ("img_emb",)
+    return all(path.exists() for path in _partition_paths(folder, partition, names))
+
+
+def _partition_paths(folder: Path, partition: str, names: Iterable[str]) -> list[Path]:
+    """Arrays of a partition, then its metadata table."""
+    arrays = (folder / name / f"{name}_{partition}.npy" for name in names)
+    return [*arrays, metadata_path(folder, partition)]
 
 
 def metadata_path(folder: Path, partition: str) -> Path:
@@ -258,11 +279,15 @@ def metadata_path(folder: Path, partition: str) -> Path:
 @contextmanager
 def _appearing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """Give temporary names to write to; all get their final names, in order, or none does."""
-    parts = [path.with_name(path.name + ".part") for path in paths]
+    parts = [part_of(path) for path in paths]
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
         yield parts
+        for part in parts:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        paths[-1].unlink(missing_ok=True)  # of a partition made again: it must not vouch for half
         for part, path in zip(parts, paths, strict=True):
             part.replace(path)
     except OSError as error:

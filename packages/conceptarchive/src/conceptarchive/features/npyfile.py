@@ -117,6 +117,10 @@ class NpyFile:
             yield
         except FileNotFoundError as error:
             raise DataMissingError(f"{self.path}: is missing; check the folder") from error
+        except OSError as error:
+            raise FormatError(
+                f"{self.path}: cannot be read ({error.strerror or error}); check its permissions"
+            ) from error
         except KeyError as error:
             raise FormatError(f"{self.path}: has no array {self.member!r}") from error
         except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

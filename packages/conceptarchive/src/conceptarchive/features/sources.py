@@ -143,7 +143,7 @@ def _read_manifest(folder: Path, partitions: int) -> str | None:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         encoder, shards = str(manifest["encoder"]), len(manifest.get("shards", ()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: not a manifest of embed ({error!r})") from error
     if partitions < shards:
         raise IncompleteError(

@@ -3,11 +3,13 @@
 import io
 import logging
 import stat
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from conceptarchive.errors import DataMissingError, UsageError
@@ -148,6 +150,17 @@ def shard_prefix(shard: Path, dataset: str | None) -> str:
     return f"{dataset or shard.parent.resolve().name}/{shard_stem(shard.name)}"
 
 
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is decoded, whatever a file's name says. Other decoders of Pillow's fail in many ways on
+damaged data, and one runs another program."""
+
+DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error, TypeError,
+    Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises for images that it cannot decode."""
+
+
 def decode_image(data: bytes) -> Image.Image:
     """Decode an image file to RGB.
 
@@ -155,10 +168,18 @@ def decode_image(data: bytes) -> Image.Image:
         ValueError: not an image, or a damaged one.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            return _to_rgb(image)
+    except DECODE_ERRORS as error:
         raise ValueError(f"image does not decode: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB; 16-bit greys are scaled, which Pillow would clip to white."""
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    return image.convert("RGB")
 
 
 def _judged(

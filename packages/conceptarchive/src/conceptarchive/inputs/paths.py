@@ -112,7 +112,7 @@ def _absence(text: str, missing: Sequence[str], count: int) -> str:
     if "://" in text:
         return f"{text}: not a local path; copy the data here or mount them"
     if count == 1:
-        return f"{missing[0]}: no such file or folder; give tar shards or their folder"
+        return f"{missing[0]}: no such file or folder; check the path"
     return (
         f"{missing[0]}: no such file; {len(missing)} of the {count} names in {text} are missing; "
         "fetch them or narrow the braces"

@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from conceptarchive.archive.reader import Concept, ConceptArchive
 from conceptarchive.concepts.mentions import MentionFinder
-from conceptarchive.errors import DataMissingError, StaleFolderError, UsageError
-from conceptarchive.files import replacing, write_json
+from conceptarchive.errors import DataMissingError, FormatError, StaleFolderError, UsageError
+from conceptarchive.files import PART, replacing, sweep, write_json
 from conceptarchive.inputs.pairs import Pair, SkipLog, read_shard, shard_prefix
+from conceptarchive.inputs.raw import is_safe
+from conceptarchive.lock import folder_lock
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ Format = Literal["sidecar", "parquet", "webdataset", "cocu"]
 
 VERSION = 1
 MANIFEST = "export.json"
+LOCK = ".lock"
 PARQUET_ROWS = 100_000  # pairs of a Parquet file
 TEMPLATE = "{caption} {concepts}."
 UNKNOWN = "not in the archive"
@@ -47,7 +50,7 @@ class ExportConfig:
             raise UsageError(f"count must be >= 1, got {self.count}")
         try:
             self.template.format(caption="", concepts="")
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise UsageError(
                 f"template must use {{caption}} and {{concepts}} only, got {self.template!r}"
             ) from error
@@ -110,7 +113,7 @@ def export(
     |---|---|---|
     | `sidecar` | DATASET/SHARD.tar | KEY.concepts.json for every pair, no images |
     | `parquet` | part-NNNNN.parquet | id, caption, text, concepts, scores, clusters, new |
-    | `webdataset` | DATASET/SHARD.tar | image as it is, KEY.txt enriched, KEY.json |
+    | `webdataset` | DATASET/SHARD.tar | image as it is, KEY.txt enriched, KEY.concepts.json |
     | `cocu` | DATASET/SHARD.tar | image, KEY.txt of three lines: caption, scores, clusters |
 
     `cocu` is the layout of CoCu's released code: the second line is a JSON object of scores by
@@ -127,9 +130,10 @@ def export(
         config: how captions are enriched.
 
     Raises:
-        UsageError: a layout with images, and no shards.
+        UsageError: a layout with images, and no shards; or another process exports to `out`.
         StaleFolderError: `out` was begun with another archive or other settings.
         DataMissingError: a shard is not there, or no pair of the shards is in the archive.
+        FormatError: a shard, or the note of what was begun in `out`, is damaged.
     """
     config = config or ExportConfig()
     if layout in ("webdataset", "cocu") and not shards:
@@ -137,13 +141,15 @@ def export(
     for shard in shards:
         if not shard.exists():  # looked at before anything is written
             raise DataMissingError(f"{shard}: no such shard; check the path")
-    _begin(archive, out, layout, config)
-    enricher = Enricher(archive, config)
-    if layout == "parquet":
-        return _write_tables(enricher, out)
-    if layout == "sidecar":
-        return _write_sidecars(enricher, out)
-    return _write_shards(enricher, out, shards, dataset, is_released=layout == "cocu")
+    with folder_lock(out, name=LOCK):
+        _begin(archive, out, layout, config)
+        sweep(out)
+        enricher = Enricher(archive, config)
+        if layout == "parquet":
+            return _write_tables(enricher, out)
+        if layout == "sidecar":
+            return _write_sidecars(enricher, out)
+        return _write_shards(enricher, out, shards, dataset, is_released=layout == "cocu")
 
 
 def _begin(archive: ConceptArchive, out: Path, layout: str, config: ExportConfig) -> None:
@@ -151,19 +157,22 @@ def _begin(archive: ConceptArchive, out: Path, layout: str, config: ExportConfig
     plan = {
         "kind": "concept-export",
         "version": VERSION,
-        "archive": archive.manifest["fingerprint"],
+        "archive": archive.manifest["sha256"],
         "layout": layout,
     } | asdict(config)
     path = out / MANIFEST
     if path.is_file():
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            begun: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise FormatError(f"{path}: cannot be read ({error}); use a new folder") from error
         differs = [name for name in plan if begun.get(name) != plan[name]]
         if differs:
             raise StaleFolderError(f"{out}: begun with another {differs[0]!r}; use a new folder")
         return
-    if out.is_dir() and any(out.iterdir()):
+    inside = [path.name for path in out.iterdir()]
+    if any(name != LOCK and not name.endswith(PART) for name in inside):
         raise StaleFolderError(f"{out}: holds files of something else; use a new folder")
-    out.mkdir(parents=True, exist_ok=True)
     write_json(path, plan)
 
 
@@ -216,14 +225,21 @@ def _write_sidecars(enricher: Enricher, out: Path) -> ExportReport:
 
 
 def _by_prefix(keys: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Runs of keys of one DATASET/SHARD, with the rest of each key."""
-    prefix, names = "", list[str]()
+    """Runs of keys of one DATASET/SHARD, with the rest of each key.
+
+    Raises:
+        UsageError: a shard's keys do not lie together.
+    """
+    prefix, names, seen = "", list[str](), set[str]()
     for key in keys:
         dataset, shard, name = _parts(key)
         if f"{dataset}/{shard}" != prefix:
             if names:
                 yield prefix, names
             prefix, names = f"{dataset}/{shard}", []
+            if prefix in seen:
+                raise UsageError(f"ids of {prefix} do not lie together; use layout parquet")
+            seen.add(prefix)
         names.append(name)
     if names:
         yield prefix, names
@@ -236,7 +252,7 @@ def _parts(key: str) -> tuple[str, str, str]:
         UsageError: ids of another form, as clip-retrieval's `image_path`.
     """
     parts = key.split("/", 2)
-    if len(parts) < 3:
+    if len(parts) < 3 or not all(parts) or not is_safe(key):
         raise UsageError(f"id {key!r} names no shard; use layout parquet")
     return parts[0], parts[1], parts[2]
 
@@ -293,7 +309,7 @@ def _shard_files(
             yield f"{pair.key}.txt", released_text(enriched).encode()
         else:
             yield f"{pair.key}.txt", enriched.text.encode()
-            yield f"{pair.key}.json", _concepts_json(enriched)
+            yield f"{pair.key}.concepts.json", _concepts_json(enriched)
 
 
 def image_suffix(data: bytes) -> str:

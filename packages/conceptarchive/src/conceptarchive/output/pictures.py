@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from conceptarchive.archive.reader import ConceptArchive
-from conceptarchive.inputs.pairs import read_pairs, shard_prefix
+from conceptarchive.inputs.pairs import DECODE_ERRORS, IMAGE_FORMATS, read_pairs, shard_prefix
 
 Images = Callable[[str], bytes | None]
 """Gives the image file of a pair by its id, None where there is none."""
@@ -66,9 +66,9 @@ def data_uri(data: bytes, size_px: int) -> str | None:
         size_px: side of the square.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             small = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except DECODE_ERRORS:
         return None
     small.thumbnail((size_px, size_px))
     buffer = io.BytesIO()

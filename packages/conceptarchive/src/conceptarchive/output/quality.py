@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from conceptarchive.archive.reader import ConceptArchive
-from conceptarchive.archive.schema import POOL_ROWS, pool_name, shard_count
+from conceptarchive.archive.schema import POOL_ROWS, POOL_SCHEMA, pool_name, shard_count
+from conceptarchive.archive.shards import read_batch
 from conceptarchive.concepts.mentions import MentionFinder, Mentions
 from conceptarchive.concepts.vocabulary import Vocabulary
 from conceptarchive.errors import DataMissingError, FormatError
@@ -257,14 +257,16 @@ def pool_counts(archive: ConceptArchive) -> dict[str, int]:
     names = archive.vocabulary.names
     counts = np.zeros(len(names), np.int64)  # (V,)
     for number in range(shard_count(archive.manifest["pool_rows"], POOL_ROWS)):
-        table = pa.ipc.open_file(pa.memory_map(str(archive.folder / pool_name(number)))).read_all()
-        mentioned = table["mentions"].chunk(0).values.to_numpy()
+        batch = read_batch(archive.folder / pool_name(number), POOL_SCHEMA)
+        mentioned = batch["mentions"].values.to_numpy()
         counts += np.bincount(mentioned, minlength=len(names))
     return dict(zip(names, counts.tolist(), strict=True))
 
 
 def load_truth(path: Path) -> dict[str, frozenset[str]]:
-    """Labels by pair id, from JSON {id: [names]} or a TSV of lines id, name, name, ...
+    """Labels by pair id, from JSON {id: [names]} or lines of id, tab, names.
+
+    Names on a line are parted by tabs or commas.
 
     Raises:
         DataMissingError: no such file.
@@ -276,10 +278,14 @@ def load_truth(path: Path) -> dict[str, frozenset[str]]:
             rows = [(key, names) for key, names in json.loads(text).items()]
         else:
             lines = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-            rows = [(line[0], line[1:]) for line in lines if line]
+            rows = [
+                (line[0], [name for part in line[1:] for name in part.split(",")])
+                for line in lines
+                if line
+            ]
         truth = {str(key): frozenset(_strings(names)) for key, names in rows}
-    except FileNotFoundError as error:
-        raise DataMissingError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataMissingError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, AttributeError, TypeError) as error:
         raise FormatError(
             f"{path}: needs JSON {{pair id: [names]}}, or lines of id, tab, names ({error})"
@@ -303,7 +309,7 @@ def _strings(names: object) -> list[str]:
     """A list of strings, or TypeError."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"names must be a list of strings, got {names!r}")
-    return names
+    return [name for name in (" ".join(name.lower().split()) for name in names) if name]
 
 
 def _hits(ranked: Sequence[str], wanted: AbstractSet[str], ks: Sequence[int]) -> list[int]:

@@ -1,10 +1,20 @@
 """A picture of an archive's quality; needs matplotlib (`pip install conceptarchive[plot]`)."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from conceptarchive.errors import UsageError
+from conceptarchive.files import replacing
 from conceptarchive.output.quality import Band, Bin, QualityReport
+
+
+def require_matplotlib() -> None:
+    """Raise UsageError where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise UsageError(
+            "a plot needs matplotlib; install it with: pip install conceptarchive[plot]"
+        )
 
 
 def plot_quality(
@@ -26,13 +36,11 @@ def plot_quality(
 
     Raises:
         UsageError: matplotlib is not installed.
+        IncompleteError: the picture cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # takes a second, and only this needs it
-    except ImportError as error:
-        raise UsageError(
-            "a plot needs matplotlib; install it with: pip install conceptarchive[plot]"
-        ) from error
+    require_matplotlib()
+    from matplotlib.figure import Figure  # takes a second, and only this needs it
+
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     recall, right, frequency = figure.subplots(1, 3)
     for name, report in reports.items():
@@ -48,4 +56,5 @@ def plot_quality(
     right.set(xlabel="score", ylabel="share of concepts the image shows", ylim=(0, 1))
     frequency.bar([band.name for band in bands], [band.recall for band in bands])
     frequency.set(xlabel="how often captions mention it", ylabel=f"recall@{k}", ylim=(0, 1))
-    figure.savefig(path, dpi=130)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=130, format=path.suffix.removeprefix(".") or None)

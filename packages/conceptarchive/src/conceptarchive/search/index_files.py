@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from conceptarchive.errors import DataMissingError, FormatError, IncompleteError, StaleFolderError
 from conceptarchive.features.rows import Rows
+from conceptarchive.files import replacing, write_json
 from conceptarchive.search.centroids import find_centroids, spread, stream
 from conceptarchive.search.choice import (
     CODE_ROUNDS,
@@ -66,13 +67,12 @@ def read_index(path: Path, *, mapped: bool = False) -> Any:
 
 def write_index(index: Any, path: Path) -> None:
     """Write a faiss index under a temporary name, then rename."""
-    part = path.with_name(path.name + ".part")
-    try:
-        load_faiss().write_index(index, str(part))
-    except RuntimeError as error:
-        line = str(error).strip().splitlines()[-1]
-        raise OSError(f"{part}: could not be written ({line})") from error
-    part.replace(path)
+    with replacing(path) as part:
+        try:
+            load_faiss().write_index(index, str(part))
+        except RuntimeError as error:
+            line = str(error).strip().splitlines()[-1]
+            raise IncompleteError(f"{path}: cannot be written ({line}); make room") from error
 
 
 def rows_stamp(rows: Rows) -> str:
@@ -133,9 +133,7 @@ class IndexFiles:
 
     def write_notes(self, notes: dict[str, Any]) -> None:
         """Write the notes under a temporary name, then rename."""
-        part = self.notes.with_name(self.notes.name + ".part")
-        part.write_text(json.dumps(notes, indent=1), encoding="utf-8")
-        part.replace(self.notes)
+        write_json(self.notes, notes)
 
     def open_notes(self, pool: Rows) -> dict[str, Any]:
         """Notes of a finished index of this pool.

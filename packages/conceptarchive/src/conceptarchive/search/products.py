@@ -106,9 +106,9 @@ def share(tasks: Iterable[Task], work: Callable[[int, Task], None]) -> None:
             stop.set()
 
 
-def rows_in_memory(dim: int, width: int) -> int:
+def rows_in_memory(dim: int, width: int, workers: int | None = None) -> int:
     """How many rows of D numbers, with K candidates a thread, fit into MEMORY."""
-    return max(1, MEMORY // (4 * dim + 12 * width * (threads() + 1)))
+    return max(1, MEMORY // (4 * dim + 12 * width * ((workers or threads()) + 1)))
 
 
 def blocks(start: int, stop: int, size: int) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 Z95 = 1.959964  # of a 95 % interval
 MAX_CANDIDATES = 2048  # the most that faiss keeps on a GPU
 MAX_EXPLORED = 4096  # candidates that an HNSW search explores
+MAX_GPU_PROBES = 2048  # of faiss on a GPU
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Searchable(Protocol):
 
     settings: Settings
     lists: int
+    device: str
 
     def search(self, anchors: Rows, *, count: int, drop: IntArray | None = None) -> Neighbours:
         """The nearest rows, approximately."""
@@ -205,6 +207,8 @@ def _steps(index: Searchable, count: int) -> list[Settings]:
     """Settings with one of both doubled, within their limits."""
     now, steps = index.settings, []
     limit = index.lists or MAX_EXPLORED
+    if index.device.startswith("cuda"):
+        limit = min(limit, MAX_GPU_PROBES)
     if now.probes < limit:
         steps.append(replace(now, probes=min(2 * now.probes, limit)))
     if now.refine > 1 and 2 * now.refine * count < MAX_CANDIDATES:

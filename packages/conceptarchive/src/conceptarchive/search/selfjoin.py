@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 1024
 BAND_BLOCKS = 16  # blocks of a band of rows held in memory
+BAND_THREADS = 16  # a band is of one size on all machines, so that any can go on where one stopped
 STEP_BLOCKS = 256  # blocks of columns between two chances to save
 SAVE_S = 60.0  # least seconds between savings
 VERSION = 1  # of the saved state
@@ -104,7 +105,8 @@ def _band(pool: Rows, width: int, block: int) -> int:
     """Rows of a band: few in memory, where reading them again is cheap; many from disk."""
     size = BAND_BLOCKS * block
     if isinstance(pool, RowFiles):
-        size = max(size, rows_in_memory(pool.shape[1], width) // block * block)
+        fitting = rows_in_memory(pool.shape[1], width, workers=BAND_THREADS)
+        size = max(size, fitting // block * block)
     return size
 
 
