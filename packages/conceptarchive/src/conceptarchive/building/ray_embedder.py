@@ -10,6 +10,7 @@ from conceptarchive.embedding.encoder import Encoder
 from conceptarchive.embedding.plan import partition_name, plan_partitions
 from conceptarchive.embedding.report import EmbedReport, report_partitions
 from conceptarchive.features.embeddings import is_written
+from conceptarchive.files import sweep
 from conceptarchive.inputs.columns import TableColumns
 from conceptarchive.lock import folder_lock
 
@@ -53,6 +54,7 @@ def embed_on_ray(
         ConceptArchiveError: those of `embed`.
     """
     with folder_lock(out):
+        sweep(out)
         plan = plan_partitions(
             shards,
             out,

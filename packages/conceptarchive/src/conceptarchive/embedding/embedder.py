@@ -19,6 +19,7 @@ from conceptarchive.embedding.processes import rank_from_environment
 from conceptarchive.embedding.report import EmbedReport, EmbedTiming, report_partitions
 from conceptarchive.errors import DataMissingError, UsageError
 from conceptarchive.features.embeddings import RowArray, is_written, write_partition
+from conceptarchive.files import sweep
 from conceptarchive.inputs.columns import TableColumns
 from conceptarchive.inputs.pairs import Pair, SkipLog
 from conceptarchive.lock import folder_lock
@@ -78,6 +79,8 @@ def embed(  # noqa: PLR0913  (each is an option of the command)
     if missing:  # looked at before the folder is made
         raise DataMissingError(f"{missing[0]}: no such shard; check the path")
     with _hold(out, rank, world_size):
+        if world_size == 1:
+            sweep(out)
         plan = plan_partitions(
             shards,
             out,
