@@ -285,7 +285,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"conceptarchive: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"conceptarchive: {error.filename}: {error.strerror}", file=sys.stderr)
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"conceptarchive: {place}{error.strerror or error}", file=sys.stderr)
         return 1
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2

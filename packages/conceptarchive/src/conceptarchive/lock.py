@@ -1,5 +1,6 @@
 """One process at a time in a folder: a lock that the system drops when its holder dies."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -71,8 +72,9 @@ def _acquire(path: Path, *, shared: bool, wait: bool) -> int | None:
             raise
         if _is_at(path, descriptor):
             if not shared:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+                with contextlib.suppress(OSError):  # the name is a courtesy; a disk may be full
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
             return descriptor
         os.close(descriptor)  # the last holder removed the file between our open and our lock
 

@@ -201,7 +201,14 @@ def concept_features(
             raise FormatError(f"{file}: not a .npy of rows ({error})") from error
         if rows.ndim != 2:
             raise FormatError(f"{file}: needs (concepts, width) rows, got {rows.shape}")
-        return rows / np.linalg.norm(rows, axis=-1, keepdims=True), anchors.encoder_id or "unknown"
+        lengths = np.linalg.norm(rows, axis=-1, keepdims=True)  # (V, 1)
+        if not bool((np.isfinite(lengths) & (lengths > 0)).all()):
+            raise FormatError(f"{file}: holds rows of zeros or of no numbers; embed it again")
+        if len(rows) != len(vocabulary):
+            raise FormatError(
+                f"{file}: needs {len(vocabulary)} rows, a concept each, has {len(rows)}"
+            )
+        return rows / lengths, anchors.encoder_id or "unknown"
     encoder = config.load()
     if anchors.encoder_id not in (None, encoder.id):
         raise UsageError(f"--encoder is {encoder.id}, but {anchors.encoder_id} made the embeddings")
