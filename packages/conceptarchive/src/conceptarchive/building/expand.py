@@ -167,12 +167,13 @@ def wanted(job: Job) -> int:
 
 def search(job: Job, rows: slice) -> Neighbours:
     """Reference images of a range of anchors, reusing what a previous archive found."""
-    known = min(max(reused_rows(job) - rows.start, 0), rows.stop - rows.start)
+    reused = reused_rows(job)
+    known = min(max(reused - rows.start, 0), rows.stop - rows.start)
     if known == 0:
         return search_rows(job, rows, 0)
     old = slice(rows.start, rows.start + known)
     new = slice(old.stop, rows.stop)
-    parts = [merge(previous_neighbours(job, old), search_rows(job, old, reused_rows(job)))]
+    parts = [merge(previous_neighbours(job, old), search_rows(job, old, reused))]
     if new.start < new.stop:
         parts.append(search_rows(job, new, 0))
     return Neighbours(*(np.concatenate(part) for part in zip(*parts, strict=True)))
