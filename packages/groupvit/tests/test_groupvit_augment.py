@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from groupvit import IMAGE_MEAN, IMAGE_STD, augmentation, stream
-from groupvit.augment import normalise
+from groupvit.data.augment import normalise
 
 
 def picture() -> Image.Image:

@@ -18,7 +18,7 @@ from groupvit import (
     save_released,
 )
 from groupvit.cli import _open_photo, main
-from groupvit.overlay import colours, draw_overlay
+from groupvit.segmenting.overlay import colours, draw_overlay
 
 RECIPE = """
 log_every = 1

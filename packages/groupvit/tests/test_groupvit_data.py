@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from groupvit import DataError, PairDataset, augmentation, batches, index_shards, without_corrupt
-from groupvit.data import EndlessBatches, Skipped, collate, stream
-from groupvit.prompts import TEMPLATES
-from groupvit.tokens import tokenize
+from groupvit.data.pairs import EndlessBatches, Skipped, collate, stream
+from groupvit.data.prompts import TEMPLATES
+from groupvit.data.tokens import tokenize
 
 Write = Callable[..., Path]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groupvit.grouping import GroupAssign, GroupingBlock, gumbel_softmax, straight_through
+from groupvit.model.grouping import GroupAssign, GroupingBlock, gumbel_softmax, straight_through
 
 
 def plain_assign(dim: int, damping: float = 1.0) -> GroupAssign:

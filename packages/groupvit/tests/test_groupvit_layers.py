@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from groupvit.layers import Block, QuickGELU, SelfAttention, TokenMLP, attend
+from groupvit.model.layers import Block, QuickGELU, SelfAttention, TokenMLP, attend
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from groupvit.losses import contrastive, multi_label_contrastive
+from groupvit.model.losses import contrastive, multi_label_contrastive
 
 
 def rows(*shape: int, seed: int = 0) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from groupvit import GroupViT, ModelConfig
-from groupvit.losses import contrastive, multi_label_contrastive
-from groupvit.model import Projector
-from groupvit.tokens import tokenize
+from groupvit.model.losses import contrastive, multi_label_contrastive
+from groupvit.model.groupvit import Projector
+from groupvit.data.tokens import tokenize
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

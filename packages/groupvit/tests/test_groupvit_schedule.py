@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from groupvit import GroupViT, ModelConfig, OptimConfig
-from groupvit.schedule import build_optimizer, learning_rate
+from groupvit.training.schedule import build_optimizer, learning_rate
 
 CONFIG = OptimConfig(total_steps=3000, warmup_steps=200)
 

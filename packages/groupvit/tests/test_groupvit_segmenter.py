@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groupvit import GroupViT, GroupViTSegmenter
-from groupvit.augment import normalise
-from groupvit.segmenter import class_scores
+from groupvit.data.augment import normalise
+from groupvit.segmenting.segmenter import class_scores
 
 
 def bank(classes: int) -> Tensor:

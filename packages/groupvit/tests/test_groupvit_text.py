@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from groupvit import TextConfig
-from groupvit.nouns import caption_words
-from groupvit.prompts import TEMPLATES
-from groupvit.text import TextTower, trim
-from groupvit.tokens import CONTEXT, VOCABULARY, tokenize
+from groupvit.data.nouns import caption_words
+from groupvit.data.prompts import TEMPLATES
+from groupvit.model.text import TextTower, trim
+from groupvit.data.tokens import CONTEXT, VOCABULARY, tokenize
 
 CLASSIFICATION = (
     "itap of a {}.", "a bad photo of a {}.", "a origami {}.", "a photo of the large {}.",

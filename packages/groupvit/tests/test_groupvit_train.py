@@ -25,9 +25,9 @@ from groupvit import (
     load_model,
     train,
 )
-from groupvit.checkpoint import Checkpoint, find_checkpoints, resume, save_checkpoint
-from groupvit.schedule import build_optimizer, learning_rate
-from groupvit.train import training_step
+from groupvit.training.checkpoint import Checkpoint, find_checkpoints, resume, save_checkpoint
+from groupvit.training.schedule import build_optimizer, learning_rate
+from groupvit.training.train import training_step
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ class KilledError(Exception):
 @pytest.fixture
 def kill_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], None]]:
     """Raise in place of the optimizer step of a given number; None stops doing so."""
-    module = import_module("groupvit.train")
+    module = import_module("groupvit.training.train")
     real, count = module.training_step, {"left": -1}
 
     def step(*args: Any) -> Any:
@@ -112,7 +112,7 @@ def test_images_per_s_counts_the_steps_since_the_last_line(
     kill_at: Callable[[int | None], None],
 ) -> None:
     seconds = iter(range(1000))
-    module = import_module("groupvit.train")
+    module = import_module("groupvit.training.train")
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(seconds))  # a second a reading
     config = replace(tiny_recipe, log_every=5)
     data = pairs_of(colour_shard, config)
@@ -185,7 +185,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     poison: str,
 ) -> None:
-    module: Any = import_module("groupvit.train")
+    module: Any = import_module("groupvit.training.train")
     real, seen = module.training_step, {"steps": 0}
 
     def step(model: GroupViT, *args: Any) -> Any:

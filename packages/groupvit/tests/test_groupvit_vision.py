@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from groupvit import ModelConfig, VisionConfig, roll_up
-from groupvit.layers import Block
-from groupvit.vision import ConvResidual, PatchEmbed, VisionTower
+from groupvit.model.layers import Block
+from groupvit.model.vision import ConvResidual, PatchEmbed, VisionTower
 
 TINY = VisionConfig(
     image_px=32, patch_px=8, width=32, heads=2, depths=(1, 2, 1), group_tokens=(5, 3),

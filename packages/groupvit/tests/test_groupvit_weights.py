@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import GroupViTConfig, GroupViTModel
 
 from groupvit import CheckpointError, GroupViT, ModelConfig, TextConfig, VisionConfig
-from groupvit.layouts import their_names
-from groupvit.weights import load_released, save_released
+from groupvit.released.layouts import their_names
+from groupvit.released.weights import load_released, save_released
 
 TINY = ModelConfig(
     vision=VisionConfig(

@@ -1,9 +1,9 @@
 """The grouping vision transformer: segments learnt from captions and concepts."""
 
-from groupvit.augment import MEAN as IMAGE_MEAN
-from groupvit.augment import STD as IMAGE_STD
-from groupvit.augment import augmentation
-from groupvit.checkpoint import load_model
+from groupvit.data.augment import MEAN as IMAGE_MEAN
+from groupvit.data.augment import STD as IMAGE_STD
+from groupvit.data.augment import augmentation
+from groupvit.training.checkpoint import load_model
 from groupvit.config import (
     DataConfig,
     ModelConfig,
@@ -12,7 +12,7 @@ from groupvit.config import (
     TrainConfig,
     VisionConfig,
 )
-from groupvit.data import ConceptSource, PairDataset, batches, index_shards, stream, without_corrupt
+from groupvit.data.pairs import ConceptSource, PairDataset, batches, index_shards, stream, without_corrupt
 from groupvit.errors import (
     CheckpointError,
     DataError,
@@ -21,12 +21,12 @@ from groupvit.errors import (
     RecipeError,
     UsageError,
 )
-from groupvit.model import GroupViT
+from groupvit.model.groupvit import GroupViT
 from groupvit.recipe import load_recipe, train_config
-from groupvit.rollup import roll_up
-from groupvit.segmenter import GroupViTSegmenter
-from groupvit.train import TrainResult, train
-from groupvit.weights import load_released, save_released
+from groupvit.model.rollup import roll_up
+from groupvit.segmenting.segmenter import GroupViTSegmenter
+from groupvit.training.train import TrainResult, train
+from groupvit.released.weights import load_released, save_released
 
 __version__ = "0.1.0"
 

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from jsonargparse import auto_cli
 from PIL import Image, ImageOps
 
-from groupvit.checkpoint import load_model
-from groupvit.data import PairDataset, index_shards, without_corrupt
+from groupvit.training.checkpoint import load_model
+from groupvit.data.pairs import PairDataset, index_shards, without_corrupt
 from groupvit.errors import DataError, GroupViTError, UsageError
-from groupvit.layouts import Layout
-from groupvit.model import GroupViT
-from groupvit.overlay import draw_overlay
+from groupvit.released.layouts import Layout
+from groupvit.model.groupvit import GroupViT
+from groupvit.segmenting.overlay import draw_overlay
 from groupvit.recipe import load_recipe
-from groupvit.segmenter import GroupViTSegmenter
-from groupvit.train import train as train_run
-from groupvit.weights import load_released, save_released
+from groupvit.segmenting.segmenter import GroupViTSegmenter
+from groupvit.training.train import train as train_run
+from groupvit.released.weights import load_released, save_released
 
 TEMPLATE = "a photo of a {}."
 SHORT_SIDE = 448

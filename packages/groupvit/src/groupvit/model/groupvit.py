@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groupvit.config import ModelConfig
-from groupvit.losses import contrastive, multi_label_contrastive
-from groupvit.text import TextTower
-from groupvit.vision import VisionOutput, VisionTower
+from groupvit.model.losses import contrastive, multi_label_contrastive
+from groupvit.model.text import TextTower
+from groupvit.model.vision import VisionOutput, VisionTower
 
 INITIAL_SCALE = math.log(1 / 0.07)
 MAX_SCALE = 100.0

@@ -18,8 +18,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from groupvit.config import ModelConfig, TextConfig, VisionConfig
 from groupvit.errors import CheckpointError, RecipeError
-from groupvit.layouts import Layout, their_names
-from groupvit.model import GroupViT
+from groupvit.released.layouts import Layout, their_names
+from groupvit.model.groupvit import GroupViT
 from groupvit.recipe import model_config
 
 log = logging.getLogger(__name__)

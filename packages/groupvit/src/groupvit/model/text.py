@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from groupvit.config import TextConfig
-from groupvit.layers import Block
+from groupvit.model.layers import Block
 
 
 class TextTower(nn.Module):

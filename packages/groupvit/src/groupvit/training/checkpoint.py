@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from groupvit.config import TrainConfig
 from groupvit.errors import CheckpointError, RecipeError
-from groupvit.model import GroupViT
+from groupvit.model.groupvit import GroupViT
 from groupvit.recipe import model_config
 
 KIND = "groupvit-checkpoint"

@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from groupvit.augment import Augmentation, augmentation
+from groupvit.data.augment import Augmentation, augmentation
 from groupvit.config import DataConfig
 from groupvit.errors import DataError
-from groupvit.nouns import caption_words
-from groupvit.prompts import TEMPLATE_SETS
-from groupvit.text import trim
-from groupvit.tokens import tokenize
+from groupvit.data.nouns import caption_words
+from groupvit.data.prompts import TEMPLATE_SETS
+from groupvit.model.text import trim
+from groupvit.data.tokens import tokenize
 
 log = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from groupvit.checkpoint import find_checkpoints, resume, save_checkpoint
+from groupvit.training.checkpoint import find_checkpoints, resume, save_checkpoint
 from groupvit.config import TrainConfig
-from groupvit.data import PairDataset, batches, stream
+from groupvit.data.pairs import PairDataset, batches, stream
 from groupvit.errors import DivergedError, RecipeError
-from groupvit.model import GroupViT
-from groupvit.prompts import TEMPLATE_SETS
-from groupvit.schedule import build_optimizer, learning_rate
-from groupvit.tokens import CONTEXT, VOCABULARY
+from groupvit.model.groupvit import GroupViT
+from groupvit.data.prompts import TEMPLATE_SETS
+from groupvit.training.schedule import build_optimizer, learning_rate
+from groupvit.data.tokens import CONTEXT, VOCABULARY
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groupvit.layers import MLP, CrossAttention, TokenMLP
+from groupvit.model.layers import MLP, CrossAttention, TokenMLP
 
 
 class GroupAssign(nn.Module):

@@ -10,8 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from groupvit.config import VisionConfig
-from groupvit.grouping import GroupingBlock
-from groupvit.layers import Block, TokenMLP
+from groupvit.model.grouping import GroupingBlock
+from groupvit.model.layers import Block, TokenMLP
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from groupvit.augment import normalise
-from groupvit.model import GroupViT
-from groupvit.rollup import roll_up
-from groupvit.text import trim
-from groupvit.tokens import tokenize
+from groupvit.data.augment import normalise
+from groupvit.model.groupvit import GroupViT
+from groupvit.model.rollup import roll_up
+from groupvit.model.text import trim
+from groupvit.data.tokens import tokenize
 
 GATE = 5
 """Classes of an image-level decision that a segment may take."""

@@ -1,0 +1,1 @@
+"""The grouping vision transformer, its text tower and its losses."""

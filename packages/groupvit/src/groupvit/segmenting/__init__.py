@@ -1,0 +1,1 @@
+"""Zero-shot segmentation and classification with a trained model."""
