@@ -105,10 +105,10 @@ def train_curator(
     bar = tqdm(
         loader, total=config.steps, initial=start, desc="curator CLIP", unit="step", disable=None
     )
-    for step, (images, tokens) in enumerate(bar, start):
+    for step, (images, texts) in enumerate(bar, start):
         for group in optimizer.param_groups:
             group["lr"] = _rate(step, config)
-        loss = _step(model, optimizer, images.to(device), tokens[:, 0].to(device))
+        loss = _step(model, optimizer, images.to(device), texts.padded()[:, 0].to(device))
         if (step + 1) % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
         if (step + 1) % config.checkpoint_every == 0:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -80,12 +81,12 @@ def test_pairs_become_images_and_texts(tmp_path: Path, source: ConceptSource | N
     if source is not None:
         keys = [f"train/00000/{index:09d}" for index in range(3)]
         source = TrueConcepts({key: ["zebra"] for key in keys})
-    config = DataConfig(batch=2, concepts=2, augment="none")
+    kind: Literal["captions", "archive"] = "captions" if source is None else "archive"
+    config = DataConfig(batch=2, concepts=2, augment="none", source=kind)
     dataset = pair_dataset(shards, "train", config, 32, source)
     assert len(dataset) == 3
-    image, tokens = dataset[0, 1]
-    assert image.shape == (3, 32, 32)
-    assert len(tokens) == 3  # the caption and two prompted concepts
+    assert dataset[0, 1].image.shape == (3, 32, 32)
+    assert len(dataset[0, 1].tokens) == 3  # the caption and two prompted concepts
     texts = dataset.texts(0, 1)
     assert any("zebra" in text for text in texts[1:]) == (source is not None)
 

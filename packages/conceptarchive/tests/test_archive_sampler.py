@@ -2,13 +2,14 @@ import multiprocessing
 import pickle
 from collections import Counter
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from conceptarchive import ConceptArchive, ConceptSampler
+from conceptarchive import ConceptArchive, ConceptSampler, open_source
 
 WriteArchive = Callable[..., Path]
 MadePairs = Callable[..., tuple[list[str], list[Any], list[Any]]]
@@ -118,3 +119,33 @@ def test_sampler_arguments_are_checked(tmp_path: Path, archive: ConceptArchive) 
         ConceptSampler(tmp_path, temperature=0)
     with pytest.raises(ValueError, match="count >= 1"):
         archive.sampler().sample(archive.keys[0], count=0, seed=0, epoch=0)
+
+
+def test_a_sampler_knows_its_keys(archive: ConceptArchive) -> None:
+    sampler = archive.sampler()
+    key = archive.keys[3]
+    assert key in sampler and f"{key}x" not in sampler and 3 not in sampler
+
+
+def test_a_trainer_finds_the_archive_by_its_entry_point(archive: ConceptArchive) -> None:
+    (entry,) = [
+        entry
+        for entry in entry_points(group="groupvit.concept_source")
+        if entry.name == "conceptarchive"
+    ]
+    assert entry.load() is open_source
+    source = open_source(archive.folder, method="top", temperature=2.0)
+    assert (source.method, source.temperature) == ("top", 2.0)
+    key = archive.keys[0]
+    drawn = archive.sampler("top").sample(key, count=3, seed=0, epoch=0)
+    assert source.sample(key, count=3, seed=0, epoch=0) == drawn
+
+
+def test_what_cannot_be_opened_is_a_value_error_of_one_line(
+    archive: ConceptArchive, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="none") as caught:
+        open_source(tmp_path / "none")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
+        open_source(archive.folder, temperature=0)

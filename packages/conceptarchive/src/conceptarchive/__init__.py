@@ -2,7 +2,7 @@
 
 from conceptarchive.archive.check import check_archive
 from conceptarchive.archive.reader import Concept, ConceptArchive, Reference
-from conceptarchive.archive.sampler import ConceptSampler
+from conceptarchive.archive.sampler import ConceptSampler, open_source
 from conceptarchive.building.build import build_archive
 from conceptarchive.building.engine import ArrayEngine, Engine, LocalEngine
 from conceptarchive.building.ray_embedder import EmbedOptions, embed_on_ray
@@ -107,6 +107,7 @@ __all__ = [
     "load_class_names",
     "load_truth",
     "nearest",
+    "open_source",
     "overlap",
     "own_responses",
     "pair_scores",

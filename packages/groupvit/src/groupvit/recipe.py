@@ -4,6 +4,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -11,6 +12,8 @@ from groupvit.config import ModelConfig, TrainConfig
 from groupvit.errors import RecipeError
 
 T = TypeVar("T")
+
+_FOLDER = files("groupvit") / "recipes"
 
 
 def train_config(values: Mapping[str, Any]) -> TrainConfig:
@@ -27,14 +30,33 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     return _build(ModelConfig, values, "", ModelConfig)
 
 
-def load_recipe(path: Path) -> TrainConfig:
+def recipe_names() -> list[str]:
+    """Recipes that come with the package, sorted."""
+    return sorted(
+        path.name.removesuffix(".toml") for path in _FOLDER.iterdir() if path.name != "__pycache__"
+    )
+
+
+def load_recipe(path: Path | str) -> TrainConfig:
     """Read a recipe; what it does not name keeps its default.
 
+    Args:
+        path: a TOML file, or the name of a recipe that comes with the package (`recipe_names`);
+            `./cc3m` is a file, `cc3m` is not.
+
     Raises:
-        RecipeError: no such file, not TOML, or errors as of `train_config`.
+        RecipeError: no such file or recipe, not TOML, or errors as of `train_config`.
     """
+    names = recipe_names()
+    source = _FOLDER / f"{path}.toml" if str(path) in names else Path(path)
     try:
-        return train_config(tomllib.loads(path.read_text(encoding="utf-8")))
+        return train_config(tomllib.loads(source.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(str(path), names, n=1)
+        raise RecipeError(
+            f"{path}: no such file, and no recipe of the package: {', '.join(names)}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        ) from error
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -76,6 +98,8 @@ def _value(hint: Any, value: object, name: str, whole: type) -> object:
         if value not in get_args(hint):
             raise RecipeError(f"{name} must be one of {', '.join(get_args(hint))}, got {value!r}")
         return value
+    if get_origin(hint) is Mapping:
+        return _texts(value, name)
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple) or not all(type(each) is int for each in value):
             raise RecipeError(f"{name} must be a list of whole numbers, got {value!r}")
@@ -84,6 +108,16 @@ def _value(hint: Any, value: object, name: str, whole: type) -> object:
         return float(value)
     if type(value) is not hint:
         raise RecipeError(f"{name} must be {_KINDS[hint]}, got {value!r}")
+    return value
+
+
+def _texts(value: object, name: str) -> Mapping[str, str]:
+    """Check a table of texts."""
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{name} must be a table, got {value!r}")
+    for key, text in value.items():
+        if type(text) is not str:
+            raise RecipeError(f"{name}.{key} must be a text, got {text!r}")
     return value
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from conceptarchive.archive.reader import Batch, ConceptArchive
 from conceptarchive.archive.shards import IntArray
 from conceptarchive.curation.sample import CODES, Method, draw_batch
+from conceptarchive.errors import ConceptArchiveError
 from conceptarchive.keyhash import HashArray, hash_key
 
 
@@ -41,6 +42,9 @@ class ConceptSampler:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_archive": None, "_names": None}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._open()
 
     def sample(self, key: str, *, count: int, seed: int, epoch: int) -> list[str]:
         """Draw distinct concept names of one pair.
@@ -122,3 +126,25 @@ class ConceptSampler:
             self._names = np.array(archive.vocabulary.names, object)  # (V,)
             self._archive = archive
         return self._archive
+
+
+def open_source(
+    path: Path, *, method: Method = "cluster", temperature: float = 1.0
+) -> ConceptSampler:
+    """Open an archive to draw concepts from, for a program that knows nothing of this package.
+
+    A trainer finds it by the entry point "conceptarchive" of the group `groupvit.concept_source`.
+
+    Args:
+        path: of a finished archive.
+        method: as of `ConceptSampler`.
+        temperature: as of `ConceptSampler`.
+
+    Raises:
+        ValueError: the path is no archive that can be read, or a setting is out of range; one
+            line.
+    """
+    try:
+        return ConceptArchive.open(path).sampler(method, temperature)
+    except ConceptArchiveError as error:
+        raise ValueError(str(error)) from error

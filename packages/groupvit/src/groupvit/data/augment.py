@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
 from torch import Tensor
 
 MEAN = (0.485, 0.456, 0.406)
@@ -60,6 +59,8 @@ class _Strong:
     """
 
     def __init__(self, image_px: int) -> None:
+        from timm.data import create_transform  # seconds, which only training needs
+
         self._transform = create_transform(
             image_px,
             is_training=True,
@@ -84,7 +85,7 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002  # timm uses it
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` looks for GPUs each time
         try:
             yield
         finally:

@@ -2,15 +2,16 @@
 
 import warnings
 from functools import lru_cache
-
-from textblob.taggers import PatternTagger
+from typing import Any
 
 TAGS = frozenset({"NN", "NNS", "NNP", "VBG", "VB", "VBD", "VBN", "VBP", "VBZ"})
 """Penn tags of the words that may be drawn (GroupViT, sec. 3.2; verbs as in its release)."""
 
 
 @lru_cache(maxsize=1)
-def _tagger() -> PatternTagger:
+def _tagger() -> Any:
+    from textblob.taggers import PatternTagger  # seconds, which not every command needs
+
     tagger = PatternTagger()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # the library leaves its lexicon open
@@ -18,6 +19,7 @@ def _tagger() -> PatternTagger:
     return tagger
 
 
+@lru_cache(maxsize=1 << 14)
 def caption_words(caption: str) -> tuple[str, ...]:
     """Nouns and verbs of a caption, in order, repeated words kept.
 

@@ -1,163 +1,39 @@
-"""Pairs for training: indexed tar shards, drawn texts, augmentation, order.
+"""Pairs for training: drawn texts, augmentation, order.
 
 Everything that is drawn for a pair depends on (seed, epoch, pair) alone, and the order of an epoch
-on (seed, epoch): the same batches come out whatever the number of workers, and a run goes on at any
-step without a loader state to save.
+on (seed, epoch): the same batches come out whatever the number of workers and ranks, and a run goes
+on at any step.
 """
 
 import hashlib
-import io
-import logging
-import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
-from groupvit.data.augment import Augmentation, augmentation
 from groupvit.config import DataConfig
-from groupvit.errors import DataError
+from groupvit.data.augment import Augmentation, augmentation
+from groupvit.data.concepts import ConceptSource, check_source, missing_concepts
+from groupvit.data.images import UndecodableError, decode
+from groupvit.data.index import Location, Pairs, Skipped
+from groupvit.data.loader import Draw, PairLoader
 from groupvit.data.nouns import caption_words
+from groupvit.data.order import EndlessBatches, Place
 from groupvit.data.prompts import TEMPLATE_SETS
-from groupvit.model.text import trim
+from groupvit.data.streams import stream
 from groupvit.data.tokens import tokenize
+from groupvit.errors import DataError
 
-log = logging.getLogger(__name__)
+TRIES = 100
+"""Pairs that are tried in the place of one whose image does not decode."""
 
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
-CAPTION_SUFFIXES = frozenset({"txt", "text"})
-
-
-class ConceptSource(Protocol):
-    """Where the prompted concepts of a pair come from, if not from its caption."""
-
-    def sample(self, key: str, *, count: int, seed: int, epoch: int) -> Sequence[str]:
-        """Draw at most `count` different concepts of the pair `key` ("dataset/shard/key").
-
-        The same (key, seed, epoch) gives the same concepts, in any process.
-        """
-        ...
+_Decoded = tuple[npt.NDArray[np.uint8], str]
 
 
-def stream(*parts: object) -> np.random.Generator:
-    """A random stream of its own for every name, e.g. `stream(seed, epoch, "texts", key)`."""
-    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where a pair lies: byte ranges in a tar file."""
-
-    id: str
-    """dataset/shard/key."""
-    shard: Path
-    image: tuple[int, int]
-    """Offset and length."""
-    caption: str
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A pair that was left out."""
-
-    id: str
-    reason: str
-
-
-def index_shards(shards: Sequence[Path], *, dataset: str) -> tuple[list[Location], list[Skipped]]:
-    """Find all pairs of img2dataset tar shards without decoding an image.
-
-    Args:
-        shards: tar files with KEY.jpg|jpeg|png|webp and KEY.txt|text.
-        dataset: name that makes keys of several data sets distinct.
-
-    Returns:
-        pairs in order of shard and place, and what was left out: keys without image or caption,
-        captions that are not UTF-8, keys that occur twice.
-
-    Raises:
-        DataError: no shard, a shard that is not a whole tar file, or no pair at all.
-    """
-    if not shards:
-        raise DataError("no tar shards given; name at least one .tar file of image-caption pairs")
-    pairs: list[Location] = []
-    skipped: list[Skipped] = []
-    for shard in shards:
-        found, left_out = _index_shard(shard, dataset)
-        pairs += found
-        skipped += left_out
-    if not pairs:
-        raise DataError(f"no image-caption pairs in {shards[0]} and {len(shards) - 1} more shards")
-    if skipped:
-        log.warning("%d pairs left out, first: %s", len(skipped), skipped[0])
-    return pairs, skipped
-
-
-def _index_shard(shard: Path, dataset: str) -> tuple[list[Location], list[Skipped]]:
-    images: dict[str, tuple[int, int]] = {}
-    captions: dict[str, bytes] = {}
-    twice: set[str] = set()
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                key, _, suffix = member.name.rpartition(".")
-                suffix = suffix.lower()
-                if suffix in IMAGE_SUFFIXES:
-                    twice |= {key} & images.keys()
-                    images.setdefault(key, (member.offset_data, member.size))
-                elif suffix in CAPTION_SUFFIXES:
-                    content = tar.extractfile(member)
-                    captions.setdefault(key, content.read() if content else b"")
-            _check_end(tar)
-    except FileNotFoundError as error:
-        raise DataError(f"{shard}: no such file") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{shard}: not a whole tar file ({error}); write it again") from error
-    return _join(shard, dataset, images, captions, twice)
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """A block of zeros ends an archive; tarfile stops in silence at anything else."""
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"no end of archive at byte {tar.offset}")
-
-
-def _join(
-    shard: Path,
-    dataset: str,
-    images: dict[str, tuple[int, int]],
-    captions: dict[str, bytes],
-    twice: set[str],
-) -> tuple[list[Location], list[Skipped]]:
-    pairs: list[Location] = []
-    skipped = [
-        Skipped(f"{dataset}/{shard.stem}/{key}", "key occurs twice") for key in sorted(twice)
-    ]
-    for key in [*images, *(captions.keys() - images.keys())]:
-        name = f"{dataset}/{shard.stem}/{key}"
-        if key not in images or key not in captions:
-            skipped.append(Skipped(name, "no image" if key not in images else "no caption"))
-            continue
-        try:
-            caption = captions[key].decode()
-        except UnicodeDecodeError:
-            skipped.append(Skipped(name, "caption is not UTF-8"))
-            continue
-        pairs.append(Location(name, shard, images[key], " ".join(caption.split())))
-    return pairs, skipped
-
-
-class PairDataset(Dataset[tuple[Tensor, Tensor]]):
+class PairDataset(Dataset[Draw]):
     """Image-caption pairs with prompted concepts, by (epoch, index).
 
     Args:
@@ -187,8 +63,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         self.source = source
         self.templates = TEMPLATE_SETS[templates]
         self.seed = seed
-        self._words: dict[int, tuple[str, ...]] = {}
-        self._decoded: dict[int, npt.NDArray[np.uint8]] | None = {} if keep_decoded else None
+        self._decoded: dict[int, _Decoded] | None = {} if keep_decoded else None
 
     @classmethod
     def from_config(
@@ -199,7 +74,13 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         *,
         source: ConceptSource | None = None,
     ) -> "PairDataset":
-        """Pairs drawn as a recipe says; pictures of `image_px` pixels a side."""
+        """Pairs drawn as a recipe says; pictures of `image_px` pixels a side.
+
+        Raises:
+            RecipeError: `config.source` asks for a concept archive and `source` is None, or the
+                other way round.
+        """
+        check_source(config, source)
         return cls(
             pairs,
             augmentation(config.augment, image_px),
@@ -213,127 +94,116 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what the pool is: runs on pools that differ in it see other pairs in a step.
+
+        That of `Pairs`; of any other sequence, of its ids.
+        """
+        if isinstance(self.pairs, Pairs):
+            return self.pairs.fingerprint
+        return hashlib.sha256("\n".join(pair.id for pair in self.pairs).encode()).hexdigest()
+
+    def __getitem__(self, place: Place) -> Draw:
         """Pair `index` as it is drawn in `epoch`.
+
+        If its image does not decode, the next pair that has one takes its place.
 
         Args:
             place: (epoch, index).
 
-        Returns:
-            image: (3, H, W) float32.
-            tokens: (1 + L, 77) int64, the caption and L prompts.
+        Raises:
+            DataError: the shard cannot be read, none of `TRIES` images decodes, or the source does
+                not know the pair.
         """
         epoch, index = place
-        pair = self.pairs[index]
-        image = self.augmentation(self._image(index), stream(self.seed, epoch, "image", pair.id))
-        return image, tokenize(self.texts(epoch, index))
+        replaced: list[Skipped] = []
+        for _ in range(min(TRIES, len(self.pairs))):
+            pair = self.pairs[index]
+            try:
+                image, caption = self._load(index, pair)
+            except UndecodableError as error:
+                replaced.append(Skipped(pair.id, f"image cannot be decoded: {error}"))
+                index = (index + 1) % len(self.pairs)
+                continue
+            pixels = self.augmentation(image, stream(self.seed, epoch, "image", pair.id))
+            texts = self._texts(pair.id, caption, epoch)
+            return Draw(pixels, tokenize(texts), tuple(replaced))
+        raise DataError(
+            f"{replaced[0].id} and the {len(replaced) - 1} pairs after it: no image can be decoded"
+        )
 
     def texts(self, epoch: int, index: int) -> list[str]:
         """The caption and L prompted concepts; the caption fills the places of missing ones."""
         pair = self.pairs[index]
-        rng = stream(self.seed, epoch, "texts", pair.id)
-        if self.source is not None:
-            drawn = list(
-                self.source.sample(pair.id, count=self.concepts, seed=self.seed, epoch=epoch)
-            )
-        else:
-            words = self._caption_words(index)
-            count = min(self.concepts, len(words))
-            drawn = (
-                [words[i] for i in rng.choice(len(words), count, replace=False)] if count else []
-            )
+        return self._texts(pair.id, pair.caption, epoch)
+
+    def _texts(self, key: str, caption: str, epoch: int) -> list[str]:
+        rng = stream(self.seed, epoch, "texts", key)
+        words = self._words(key, caption, epoch, rng)
         prompts = [
-            self.templates[int(rng.integers(len(self.templates)))].format(word) for word in drawn
+            self.templates[int(rng.integers(len(self.templates)))].format(word) for word in words
         ]
-        return [pair.caption, *prompts, *[pair.caption] * (self.concepts - len(prompts))]
+        return [caption, *prompts, *[caption] * (self.concepts - len(prompts))]
 
-    def _caption_words(self, index: int) -> tuple[str, ...]:
-        if index not in self._words:
-            self._words[index] = caption_words(self.pairs[index].caption)
-        return self._words[index]
-
-    def _image(self, index: int) -> Image.Image:
-        if self._decoded is None:
-            return _decode(self.pairs[index])
-        if index not in self._decoded:
-            self._decoded[index] = np.asarray(_decode(self.pairs[index]))
-        return Image.fromarray(self._decoded[index])
-
-
-def _decode(pair: Location) -> Image.Image:
-    offset, length = pair.image
-    with pair.shard.open("rb") as shard:
-        shard.seek(offset)
-        content = shard.read(length)
-    return Image.open(io.BytesIO(content)).convert("RGB")
-
-
-def without_corrupt(pairs: Sequence[Location]) -> tuple[list[Location], list[Skipped]]:
-    """Leave out pairs whose image cannot be decoded; reads every image once."""
-    kept: list[Location] = []
-    skipped: list[Skipped] = []
-    for pair in pairs:
+    def _words(self, key: str, caption: str, epoch: int, rng: np.random.Generator) -> Sequence[str]:
+        """At most L words to prompt with, from the source or else from the caption."""
+        if not self.concepts:
+            return []
+        if self.source is None:
+            words = caption_words(caption)
+            count = min(self.concepts, len(words))
+            chosen = rng.choice(len(words), count, replace=False).tolist() if count else []
+            return [words[i] for i in chosen]
         try:
-            _decode(pair)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            skipped.append(Skipped(pair.id, f"image cannot be decoded: {error}"))
-        else:
-            kept.append(pair)
-    if skipped:
-        log.warning("%d images left out, first: %s", len(skipped), skipped[0])
-    if not kept:
-        raise DataError("none of the images can be decoded")
-    return kept, skipped
+            return self.source.sample(key, count=self.concepts, seed=self.seed, epoch=epoch)
+        except KeyError as error:
+            raise missing_concepts(key) from error
 
-
-class EndlessBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) from a given step on, shuffled anew every epoch.
-
-    Args:
-        pairs: number of pairs.
-        batch: pairs a batch; what is left over at the end of an epoch is dropped.
-        seed: of the order.
-        start: first step.
-        stop: step after the last.
-    """
-
-    def __init__(self, pairs: int, batch: int, *, seed: int, start: int, stop: int) -> None:
-        if pairs < batch:
-            raise DataError(f"a batch of {batch} pairs needs as many pairs, got {pairs}")
-        self.pairs, self.batch, self.seed = pairs, batch, seed
-        self.start, self.stop = start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Batches in order."""
-        per_epoch = self.pairs // self.batch
-        order: npt.NDArray[np.int64] | None = None
-        for step in range(self.start, self.stop):
-            epoch, place = divmod(step, per_epoch)
-            if order is None or place == 0:
-                order = stream(self.seed, "order", epoch).permutation(self.pairs)
-            chosen = order[place * self.batch : (place + 1) * self.batch]
-            yield [(epoch, int(index)) for index in chosen]
-
-
-def collate(items: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Stack pairs: images (B, 3, H, W) and tokens (B, 1 + L, T), padding trimmed."""
-    images = torch.stack([image for image, _ in items])
-    tokens = torch.stack([tokens for _, tokens in items])  # (B, 1 + L, 77)
-    return images, trim(tokens.flatten(0, 1)).view(*tokens.shape[:2], -1)
+    def _load(self, index: int, pair: Location) -> tuple[Image.Image, str]:
+        """Image and caption of a pair, from memory if they are kept."""
+        if self._decoded is None:
+            content, caption = pair.read()
+            return decode(content), caption
+        if index not in self._decoded:
+            content, caption = pair.read()
+            self._decoded[index] = np.asarray(decode(content)), caption
+        pixels, caption = self._decoded[index]
+        return Image.fromarray(pixels), caption
 
 
 def batches(
-    dataset: PairDataset, *, batch: int, workers: int, start: int, stop: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of steps `start` to `stop` - 1."""
-    sampler = EndlessBatches(len(dataset), batch, seed=dataset.seed, start=start, stop=stop)
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+    dataset: PairDataset,
+    *,
+    batch: int,
+    workers: int,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world: int = 1,
+) -> PairLoader:
+    """Batches of steps `start` to `stop` - 1.
+
+    Args:
+        dataset: of the whole pool, on every rank.
+        batch: pairs of a step, over all ranks.
+        workers: loader processes of this rank; 0 loads in this process.
+        start: first step.
+        stop: step after the last.
+        rank: of this process.
+        world: number of ranks; together they see what one would, in the same number of batches.
+
+    Returns:
+        loader of (images (b, 3, H, W) float32, texts of shape (b, 1 + L)), b = batch / world.
+
+    Raises:
+        DataError: fewer pairs than a batch.
+        RecipeError: `batch` is not a multiple of `world`.
+    """
+    order = EndlessBatches(
+        len(dataset), batch, seed=dataset.seed, start=start, stop=stop, rank=rank, world=world
     )
+    tokenize([""])  # forked workers share the libraries and tables that this loads
+    if dataset.source is None and dataset.concepts:
+        caption_words("")
+    return PairLoader(dataset, order, workers)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 CONTEXT = 77
@@ -15,11 +15,13 @@ VOCABULARY = 49408
 
 
 @lru_cache(maxsize=1)
-def _tokenizer() -> SimpleTokenizer:
+def _tokenizer() -> Any:
+    from open_clip.tokenizer import SimpleTokenizer  # seconds, which not every command needs
+
     return SimpleTokenizer(context_length=CONTEXT)
 
 
-@lru_cache(maxsize=1 << 18)
+@lru_cache(maxsize=1 << 15)  # of some 700 bytes each, in every worker
 def _tokenize_one(text: str) -> Tensor:
     ids: Tensor = _tokenizer()([text])[0]  # (77,)
     return ids
