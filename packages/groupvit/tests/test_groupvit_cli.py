@@ -1,12 +1,11 @@
-"""The command: three verbs, exit codes, one line for an error."""
+"""The command: verbs, exit codes, one line for an error."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 
 from groupvit import (
     GroupViT,
@@ -17,8 +16,7 @@ from groupvit import (
     load_released,
     save_released,
 )
-from groupvit.cli import _open_photo, main
-from groupvit.segmenting.overlay import colours, draw_overlay
+from groupvit.cli import main
 
 RECIPE = """
 log_every = 1
@@ -85,7 +83,7 @@ def test_train_convert_and_segment(
         assert sum(float(share) for share, _ in shares) == pytest.approx(1, abs=2e-4)
         with Image.open(picture) as opened:
             size = opened.size
-        assert size[0] == 448 and size[1] > 498  # 36 x 40 pixels, enlarged, and a legend
+        assert size[0] >= 36 and size[1] > 40  # the picture and a legend
 
 
 def test_dry_run_trains_nothing(
@@ -124,6 +122,8 @@ def test_errors_are_one_line_and_an_exit_code(
         (2, "name of a picture", ("segment", photo, *names, tmp_path / "new")),
         (2, "at least one name", ("segment", photo, "--classes", " ,", *names[2:], new)),
         (2, "--device mars", ("segment", photo, *names, new, "--device", "mars")),
+        (2, "groupvit convert --help", ("convert", released, new, "--layout", "keras")),
+        (2, "choose from", ("segmint",)),
         (1, "exists", ("convert", released, released)),
         (1, "not a groupvit checkpoint", ("convert", tmp_path, new)),
     ]
@@ -131,31 +131,6 @@ def test_errors_are_one_line_and_an_exit_code(
         assert run(*argv) == code, argv
         line = capsys.readouterr().err
         assert said in line and line.startswith("groupvit: ") and line.count("\n") == 1
-
-
-def test_too_large_a_picture_is_one_line(
-    photo: Path,
-    released: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 36 * 40 // 2 - 1)  # an error above twice that
-    args = ("--classes", "dog", "--checkpoint", released, "--out", tmp_path / "new.png")
-    assert run("segment", photo, *args) == 3
-    line = capsys.readouterr().err
-    assert "not a picture that can be read" in line and line.count("\n") == 1
-
-
-def test_picture_is_turned_upright(tmp_path: Path) -> None:
-    image = Image.new("RGB", (40, 20))
-    image.paste((255, 255, 255), (0, 0, 20, 20))  # white on the left
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6  # shown after a quarter turn clockwise
-    image.save(tmp_path / "turned.png", exif=exif)
-    upright = np.asarray(_open_photo(tmp_path / "turned.png"))
-    assert upright.shape == (896, 448, 3)
-    assert upright[:400].min() == 255 and upright[-400:].max() == 0  # white on top
 
 
 @pytest.mark.parametrize(("templates", "prompts"), [("simple", 1), ("clip80", 80)])
@@ -184,36 +159,6 @@ def test_wrong_usage_is_two_and_help_is_zero(capsys: pytest.CaptureFixture[str])
     assert run("segment") == 2
     assert run("--help") == 0
     said = capsys.readouterr().out
-    for verb in ("train", "segment", "convert"):
+    for verb in ("train", "segment", "classify", "convert"):
         assert verb in said
         assert run(verb, "--help") == 0
-
-
-def test_overwrite_replaces(photo: Path, released: Path, tmp_path: Path) -> None:
-    out = tmp_path / "there.png"
-    out.touch()
-    args = ("--classes", "dog,cat", "--checkpoint", released, "--out", out)
-    assert run("segment", photo, *args, "--overwrite", "true") == 0
-    with Image.open(out) as opened:
-        assert opened.width == 448
-
-
-def test_overlay_tints_pixels_and_names_what_is_there() -> None:
-    image = np.full((30, 200, 3), 100, dtype=np.uint8)
-    labels = np.zeros((30, 200), dtype=np.int64)
-    labels[:, 50:] = 2
-    sheet = np.asarray(draw_overlay(image, labels, ["dog", "cat", "sky"]))
-    palette = colours(3)
-    assert sheet.shape == (30 + 2 * 8 + 2 * 24, 200, 3)  # the cat is not in the legend
-    assert sheet[5, 5].tolist() == (0.45 * 100 + 0.55 * palette[0]).round().tolist()
-    assert sheet[5, 150].tolist() == (0.45 * 100 + 0.55 * palette[2]).round().tolist()
-    assert sheet[30 + 8 + 4, 8 + 4].tolist() == palette[2].tolist()  # the largest comes first
-    with pytest.raises(ValueError, match=r"\(30, 200\) like the image, got \(200, 30\)"):
-        draw_overlay(image, labels.T, ["dog", "cat", "sky"])
-
-
-def test_colours_differ() -> None:
-    palette = colours(40).astype(int)
-    gaps = np.abs(palette[:, None] - palette[None]).sum(axis=2) + 999 * np.eye(40, dtype=int)
-    assert palette.shape == (40, 3) and gaps.min() > 10
-    assert colours(0).shape == (0, 3)
