@@ -1,7 +1,11 @@
-"""What the released checkpoints call the tensors of a GroupViT."""
+"""What the released checkpoints call the tensors of a GroupViT, and how they are shaped."""
 
 import re
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
 
 Layout = Literal["nvlabs", "huggingface"]
 
@@ -20,7 +24,7 @@ def _same(names: str) -> list[tuple[str, str, str]]:
 
 TABLE: tuple[tuple[str, str, str], ...] = (
     ("logit_scale", "logit_scale", "logit_scale"),
-    ("multi_label_logit_scale", "multi_label_logit_scale", ""),
+    ("multi_label_logit_scale", "multi_label_logit_scale", "multi_label_logit_scale"),
     (
         "vision.patches.positions",
         "img_encoder.pos_embed",
@@ -114,7 +118,17 @@ TABLE: tuple[tuple[str, str, str], ...] = (
     ),
 )
 """Our name, NVlabs' and Hugging Face's: `#` is a number, `*` the rest, `?` each of q, k and v in
-turn (their rows stacked are our tensor), an empty name a tensor that the layout does not have."""
+turn (their rows stacked are our tensor)."""
+
+
+def check_layout(layout: str) -> None:
+    """Raise if there is no such layout.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
 
 
 def their_names(name: str, layout: Layout) -> list[str]:
@@ -125,21 +139,92 @@ def their_names(name: str, layout: Layout) -> list[str]:
         layout: whose names.
 
     Returns:
-        One name; three whose rows are stacked; or none, if the layout drops the tensor.
+        One name, or three whose rows are stacked.
 
     Raises:
         KeyError: the layout knows no such part of a model.
+        ValueError: there is no such layout.
     """
+    check_layout(layout)
     name = name.replace(".pre_assign.", ".pre_assign_attn.")
     for ours, nvlabs, huggingface in _PATTERNS:
         if found := ours.fullmatch(name):
             theirs = nvlabs if layout == "nvlabs" else huggingface
             for part in found.groups():
                 theirs = re.sub("[#*]", part, theirs, count=1)
-            if "?" in theirs:
-                return [theirs.replace("?", part) for part in "qkv"]
-            return [theirs] if theirs else []
+            return [theirs.replace("?", part) for part in "qkv"] if "?" in theirs else [theirs]
     raise KeyError(name)
+
+
+def to_layout(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Name, split and shape tensors as a layout has them.
+
+    Args:
+        state: tensors by their names in our state dict; all of a model, or some.
+        layout: whose names.
+
+    Returns:
+        Copies on the CPU.
+    """
+    tensors: dict[str, Tensor] = {}
+    for ours, value in state.items():
+        theirs = their_names(ours, layout)
+        if layout == "nvlabs" and _PROJECTION.fullmatch(ours):
+            value = value[:, :, None]  # (out, in, 1): a convolution of one place
+        parts = value.chunk(len(theirs)) if len(theirs) > 1 else (value,)
+        tensors |= {name: _copy(part) for name, part in zip(theirs, parts, strict=True)}
+    return tensors
+
+
+def from_layout(
+    tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], layout: Layout
+) -> dict[str, Tensor]:
+    """Name, stack and shape tensors as our models have them.
+
+    Args:
+        tensors: by the names of `layout`; all of a model and nothing else.
+        like: a state dict of that model, for its names, shapes and types.
+        layout: whose names.
+
+    Returns:
+        A state dict.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or of the wrong shape.
+    """
+    wanted = {ours: their_names(ours, layout) for ours in like}
+    names = {name for theirs in wanted.values() for name in theirs}
+    if missing := names - tensors.keys():
+        raise ValueError(f"missing tensors: {some(missing)}")
+    if unexpected := tensors.keys() - names:
+        raise ValueError(f"unexpected tensors: {some(unexpected)}")
+    return {
+        ours: _stack({name: tensors[name] for name in theirs}, like[ours])
+        for ours, theirs in wanted.items()
+    }
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    ordered = sorted(names)
+    more = len(ordered) - 3
+    return ", ".join(ordered[:3]) + (f" and {more} more" if more > 0 else "")
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _stack(parts: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """Stack what a layout splits, without the last axis of a convolution of one place."""
+    shape = tuple(like.shape)
+    if len(parts) > 1:
+        shape = (shape[0] // len(parts), *shape[1:])
+    for name, part in parts.items():
+        if part.shape not in (shape, (*shape, 1)):
+            raise ValueError(f"{name} has shape {tuple(part.shape)}, this model needs {shape}")
+    flat = [part.reshape(shape) for part in parts.values()]
+    return (torch.cat(flat) if len(flat) > 1 else flat[0]).to(like.dtype)
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -147,3 +232,4 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 _PATTERNS = tuple((_pattern(ours), nvlabs, hf) for ours, nvlabs, hf in TABLE)
+_PROJECTION = re.compile(r"\w+_projector\.(hidden|out)\.weight")
