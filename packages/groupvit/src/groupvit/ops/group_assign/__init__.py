@@ -1,0 +1,183 @@
+"""Every token chooses a group; a group becomes the damped mean of its tokens. One pass."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groupvit.ops.group_assign.reference import assign, assign_backward
+from groupvit.precision import wide_type
+
+__all__ = ["MAX_GROUPS", "group_assign"]
+
+MAX_GROUPS = 256
+"""Groups whose logits a kernel keeps at a time."""
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("groupvit::group_assign", mutates_args=(), device_types="cuda")
+def group_assign(
+    query: Tensor,
+    bias: Tensor,
+    tokens: Tensor,
+    noise: Tensor | None,
+    stream: int,
+    scale: float,
+    damping: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Assign tokens to groups and average each group (GroupViT, arXiv:2202.11094, sec. 3.1).
+
+        soft  = softmax over groups of scale (query . token + bias) [+ Gumbel(0, 1)]
+        label = argmax over groups, the lowest of a tie
+        hard  = onehot(label) + soft - stopgrad(soft)
+        size  = row sums of hard + damping
+        mean  = hard tokens / size,   fill = row sums of hard / size
+
+    Keys and values are the tokens themselves: with keys Wk x + bk and values Wv x + bv,
+    q . key = (Wk^T q) . x + q . bk and the mean of values is Wv mean + fill bv, exactly, so a
+    caller projects G groups instead of N tokens.
+
+    Args:
+        query: (B, G, C) float32, float16 or bfloat16, any strides, 1 <= G <= 256.
+        bias: (B, G) float32.
+        tokens: (B, N, C), dtype of `query`.
+        noise: (2,) int64, seed and number of the first sample as in `uniform`; the noise of token n
+            and group g is -log(-log u) with u at place 4 n ceil(G / 4) + g. None for no noise.
+        stream: of the noise.
+        scale: on logits.
+        damping: > 0, added to sizes.
+
+    Returns:
+        mean: (B, G, C), dtype of `tokens`; 0 for an empty group.
+        fill: (B, G) float32 in [0, 1).
+        soft: (B, G, N), float32 without noise, dtype of `tokens` with it; no gradient.
+        label: (B, N) int32 in [0, G); no gradient.
+
+    Raises:
+        ValueError: shapes or types disagree.
+    """
+    from groupvit.ops.group_assign.kernel import group_assign_triton
+
+    _check(query, bias, tokens, damping)
+    return group_assign_triton(query, bias, tokens, noise, stream, scale, damping)
+
+
+@group_assign.register_kernel("cpu")
+def _on_cpu(
+    query: Tensor,
+    bias: Tensor,
+    tokens: Tensor,
+    noise: Tensor | None,
+    stream: int,
+    scale: float,
+    damping: float,
+) -> Outputs:
+    _check(query, bias, tokens, damping)
+    return assign(query, bias, tokens, noise, stream, scale, damping)
+
+
+@group_assign.register_fake
+def _shapes(
+    query: Tensor, bias: Tensor, tokens: Tensor, noise: Tensor | None, *_: float
+) -> Outputs:
+    batch, groups, width = query.shape
+    count, plain = tokens.shape[1], wide_type(tokens.dtype)
+    return (
+        tokens.new_empty((batch, groups, width)),
+        bias.new_empty((batch, groups), dtype=plain),
+        tokens.new_empty((batch, groups, count), dtype=plain if noise is None else tokens.dtype),
+        tokens.new_empty((batch, count), dtype=torch.int32),
+    )
+
+
+@torch.library.custom_op("groupvit::group_assign_backward", mutates_args=(), device_types="cuda")
+def group_assign_backward(  # noqa: PLR0913  # what the op saved, tensor by tensor
+    d_mean: Tensor,
+    d_fill: Tensor,
+    query: Tensor,
+    tokens: Tensor,
+    mean: Tensor,
+    fill: Tensor,
+    soft: Tensor,
+    label: Tensor,
+    scale: float,
+    damping: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `group_assign`.
+
+    With size = damping / (1 - fill) and r = (d_mean . mean + d_fill fill) for every group:
+
+        d hard   = (d_mean . token + d_fill - r) / size
+        d logits = scale soft (d hard - sum over groups of soft d hard)
+        d query  = d logits tokens,   d bias = row sums of d logits
+        d tokens = d logits^T query + d_mean[label] / size[label]
+
+    Args:
+        d_mean: (B, G, C), dtype of `mean`.
+        d_fill: (B, G) float32.
+        query: input of the op, as are `tokens`, `scale` and `damping`.
+        tokens: (B, N, C).
+        mean: output of the op, as are `fill`, `soft` and `label`.
+        fill: (B, G).
+        soft: (B, G, N).
+        label: (B, N).
+        scale: on logits.
+        damping: added to sizes.
+
+    Returns:
+        d_query (B, G, C), d_bias (B, G) float32, d_tokens (B, N, C).
+    """
+    from groupvit.ops.group_assign.kernel import group_assign_backward_triton
+
+    return group_assign_backward_triton(
+        d_mean, d_fill, query, tokens, mean, fill, soft, label, scale, damping
+    )
+
+
+@group_assign_backward.register_kernel("cpu")
+def _backward_on_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return assign_backward(*arguments)
+
+
+@group_assign_backward.register_fake
+def _backward_shapes(
+    _: Tensor, d_fill: Tensor, query: Tensor, tokens: Tensor, *__: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        query.new_empty(query.shape),
+        d_fill.new_empty(d_fill.shape),
+        tokens.new_empty(tokens.shape),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    query, _, tokens, _, _, ctx.scale, ctx.damping = inputs
+    mean, fill, soft, label = output
+    ctx.mark_non_differentiable(soft, label)
+    ctx.save_for_backward(query, tokens, mean, fill, soft, label)
+
+
+def _backward(ctx: Any, d_mean: Tensor, d_fill: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    grads = group_assign_backward(d_mean, d_fill, *ctx.saved_tensors, ctx.scale, ctx.damping)
+    d_query, d_bias, d_tokens = grads
+    return d_query, d_bias, d_tokens, None, None, None, None
+
+
+group_assign.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _check(query: Tensor, bias: Tensor, tokens: Tensor, damping: float) -> None:
+    if query.ndim != 3 or tokens.ndim != 3 or query.shape[::2] != tokens.shape[::2]:
+        shapes = f"{tuple(query.shape)} and {tuple(tokens.shape)}"
+        raise ValueError(f"query and tokens must be (B, G, C) and (B, N, C), got {shapes}")
+    if not 1 <= query.shape[1] <= MAX_GROUPS:
+        raise ValueError(f"groups must be in [1, {MAX_GROUPS}], got {query.shape[1]}")
+    if bias.shape != query.shape[:2] or bias.dtype != wide_type(query.dtype):
+        raise ValueError(
+            f"bias must be (B, G) {wide_type(query.dtype)}, got {bias.shape} {bias.dtype}"
+        )
+    if query.dtype != tokens.dtype:
+        raise ValueError(f"query and tokens must be of one type, got {query.dtype}, {tokens.dtype}")
+    if damping <= 0:
+        raise ValueError(f"damping must be > 0, got {damping}")
