@@ -28,7 +28,10 @@ def train_arm(
     recipe: Recipe, arm: str, seed: int, pairs: Path, archive: Path, folder: Path
 ) -> None:
     """Train one arm; only the source of concepts differs between arms."""
-    config = replace(recipe.train, seed=seed, data=replace(recipe.train.data, seed=seed))
+    drawn = replace(
+        recipe.train.data, seed=seed, source="captions" if arm == "baseline" else "archive"
+    )
+    config = replace(recipe.train, seed=seed, data=drawn)
     source: ConceptSource | None = None
     curated = ConceptArchive.open(archive / "archive") if arm == "cocu" else None
     if curated is not None:
@@ -55,7 +58,9 @@ def evaluate_arm(
 ) -> None:
     """Score one model, and look at its groups without any names."""
     device = best_device()
-    segmenter = GroupViTSegmenter(load_model(trained).to(device), name=f"{arm}-{seed}")
+    # float32, so that a score does not hang on what the machine multiplies in hardware
+    model = load_model(trained).to(device)
+    segmenter = GroupViTSegmenter(model, name=f"{arm}-{seed}", precision="float32")
     report = evaluate(
         segmenter,
         task,

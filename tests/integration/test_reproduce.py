@@ -135,7 +135,7 @@ def test_a_run_that_was_killed_in_training_goes_on_to_equal_numbers(
     assert done.returncode == -9, done.stderr
     (trained,) = (copy / "stages").glob("train-cocu-0-*")
     assert not (trained / "stage.json").exists()
-    assert [p.name for p in trained.glob("checkpoint-*")] == ["checkpoint-00000004"]
+    assert sorted(p.name[-1] for p in trained.glob("checkpoint-*")) == ["2", "4"]
     capsys.readouterr()
     assert reproduce(tiny, copy) == 0
     said = capsys.readouterr().err

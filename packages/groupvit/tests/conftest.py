@@ -1,14 +1,17 @@
 """Pairs and models small enough for tests."""
 
 import io
+import runpy
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from groupvit import (
     DataConfig,
@@ -20,6 +23,7 @@ from groupvit import (
     VisionConfig,
 )
 
+Randomise = Callable[[nn.Module], None]
 WriteShard = Callable[[Path, Mapping[str, bytes]], Path]
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240,) * 3}
@@ -55,6 +59,32 @@ def tiny_model(tiny_config: ModelConfig) -> GroupViT:
                 value.add_(0.3 * torch.randn_like(value))
         model.logit_scale.fill_(2.0)
     return model
+
+
+@pytest.fixture(scope="session")
+def restated() -> SimpleNamespace:
+    """GroupViT once more, from its equations: what `restated.py` defines."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("restated.py"))))
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Randomise:
+    """Make every tensor of a model, batch norm statistics too, differ from its neighbours."""
+
+    @torch.no_grad()
+    def change(model: nn.Module) -> None:
+        random = torch.Generator().manual_seed(0)
+        for name, value in model.state_dict().items():
+            if name.endswith("running_var"):
+                value.copy_(torch.rand(value.shape, generator=random) + 0.5)
+            elif name.endswith("logit_scale"):
+                value.fill_(2.5 if name == "logit_scale" else 1.3)
+            elif value.is_floating_point():
+                # far from the small initial values, so that the assignments are not all alike
+                spread = 1.0 if "group_token" in name or "position" in name else 0.05
+                value.add_(spread * torch.randn(value.shape, generator=random))
+
+    return change
 
 
 @pytest.fixture

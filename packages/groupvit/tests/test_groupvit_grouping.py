@@ -7,7 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groupvit.model.grouping import GroupAssign, GroupingBlock, gumbel_softmax, straight_through
+from groupvit.model.grouping import GroupAssign, GroupingBlock
+from groupvit.model.noise import noise_from, step_noise
+from groupvit.ops.group_assign.reference import gumbel
+
+NOISE = step_noise(7, 3, device=torch.device("cpu"))
 
 
 def plain_assign(dim: int, damping: float = 1.0) -> GroupAssign:
@@ -38,58 +42,67 @@ def test_damping_is_added_to_the_size() -> None:
         GroupAssign(2, damping=0)
 
 
-def test_soft_map_is_softmax_over_groups_without_noise_also_in_training() -> None:
+def test_soft_map_is_softmax_over_groups_and_noise_is_added_to_its_logits() -> None:
     torch.manual_seed(0)
-    assign = GroupAssign(8)
+    assign = GroupAssign(8, stream=4)
     groups, segments = torch.randn(2, 3, 8), torch.randn(2, 7, 8)
-    _, soft = assign.train()(groups, segments)
     logits = torch.einsum("bgc,bnc->bgn", assign.query(groups), assign.key(segments)) / 8**0.5
-    torch.testing.assert_close(soft, logits.softmax(dim=1))
-    torch.testing.assert_close(soft.sum(dim=1), torch.ones(2, 7))
-    assert torch.equal(soft, assign.eval()(groups, segments)[1])
+    for noise, more in ((None, 0), (NOISE, gumbel(NOISE, 4, logits.shape))):
+        _, soft = assign(groups, segments, noise)
+        torch.testing.assert_close(soft, (logits + more).softmax(dim=1))
+        torch.testing.assert_close(soft.sum(dim=1), torch.ones(2, 7))
+        assert soft.dtype == torch.float32 and not soft.requires_grad
 
 
-def test_evaluation_repeats_and_training_does_not() -> None:
+def test_same_noise_repeats_and_belongs_to_the_sample_and_the_stream() -> None:
     torch.manual_seed(0)
-    assign = GroupAssign(8)
-    groups, segments = torch.randn(1, 4, 8), torch.randn(1, 50, 8)
-    assert torch.equal(assign.eval()(groups, segments)[0], assign(groups, segments)[0])
-    assign.train()
-    assert not torch.equal(assign(groups, segments)[0], assign(groups, segments)[0])
+    assign, other = GroupAssign(8, stream=0), GroupAssign(8, stream=1)
+    other.load_state_dict(assign.state_dict())
+    groups, segments = torch.randn(3, 4, 8), torch.randn(3, 50, 8)
+    assert torch.equal(assign(groups, segments)[0], assign(groups, segments)[0])
+    pooled, soft = assign(groups, segments, NOISE)
+    assert torch.equal(pooled, assign(groups, segments, NOISE)[0])
+    assert not torch.equal(pooled, other(groups, segments, NOISE)[0])
+    assert not torch.equal(pooled, assign(groups, segments, NOISE + torch.tensor([1, 0]))[0])
+    part = assign(groups[1:], segments[1:], noise_from(NOISE, 1))
+    torch.testing.assert_close(part, (pooled[1:], soft[1:]))
 
 
-def test_value_is_exactly_one_hot_and_a_tie_takes_the_lowest_group() -> None:
+def test_folded_keys_and_values_are_keys_and_values() -> None:
+    """A projection of every token gives the same, forward and backward, with noise too."""
     torch.manual_seed(0)
-    hard = straight_through(torch.randn(5, 16, 2000).mul(4).softmax(dim=1))
-    assert set(hard.flatten().tolist()) == {0.0, 1.0}
-    assert bool((hard.sum(dim=1) == 1).all())
-    tied = straight_through(torch.tensor([[[0.2, 0.4], [0.4, 0.4], [0.4, 0.2]]]))
-    assert tied.argmax(dim=1).tolist() == [[1, 0]]
-
-
-def test_gradient_is_the_equation() -> None:
-    """dL = y (dh - sum_g y dh), dh = da / (s + 1) - (sum_n da h) / (s + 1)^2."""
-    torch.manual_seed(0)
-    logits = torch.randn(2, 4, 9, dtype=torch.float64, requires_grad=True)
-    upstream = torch.randn(2, 4, 9, dtype=torch.float64)
+    assign = GroupAssign(8, stream=2, damping=0.5).double()
+    x = torch.randn(2, 30, 8, dtype=torch.float64, requires_grad=True)
+    g = torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)
+    logits = assign.query(g) @ assign.key(x).mT / 8**0.5 + gumbel(NOISE, 2, torch.Size((2, 5, 30)))
     soft = logits.softmax(dim=1)
-    assign = straight_through(soft)
-    share = assign / (assign.sum(dim=2, keepdim=True) + 1)
-    torch.autograd.backward(share, upstream)
-    y = soft.detach()
-    h = F.one_hot(y.argmax(dim=1), 4).mT.double()  # (B, G, N)
-    size = h.sum(dim=2, keepdim=True) + 1
-    dh = upstream / size - (upstream * h).sum(dim=2, keepdim=True) / size**2
-    assert logits.grad is not None
-    torch.testing.assert_close(logits.grad, y * (dh - (y * dh).sum(dim=1, keepdim=True)))
+    hard = F.one_hot(soft.argmax(dim=1), 5).mT + soft - soft.detach()
+    share = hard / (hard.sum(dim=2, keepdim=True) + 0.5)
+    want = assign.out(share @ assign.value(x))
+    got, _ = assign(g, x, NOISE)
+    torch.testing.assert_close(got, want)
+    leaves = [x, g, *assign.parameters()]
+    upstream = torch.randn_like(want)
+    grads = [torch.autograd.grad(result, leaves, upstream) for result in (got, want)]
+    torch.testing.assert_close(*grads)
 
 
-def test_noise_draws_groups_as_often_as_the_softmax_says() -> None:
-    torch.manual_seed(0)
-    logits = torch.tensor([2.0, 0.5, -1.0, 0.0])
-    drawn = gumbel_softmax(logits[None, :, None].expand(1, 4, 40_000)).argmax(dim=1)
-    share = drawn.flatten().bincount(minlength=4) / drawn.numel()
-    torch.testing.assert_close(share, logits.softmax(dim=0), rtol=0, atol=0.01)
+def test_a_tie_goes_to_the_lowest_group() -> None:
+    groups = torch.eye(4)[None, [2, 0, 0, 1, 1]]  # (1, 5, 4)
+    _, soft = plain_assign(4)(groups, torch.eye(4)[None])
+    assert soft.argmax(dim=1).tolist() == [[1, 3, 0, 0]]  # the last token likes none
+    pooled, _ = plain_assign(4)(groups, torch.eye(4)[None])
+    assert not pooled[0, [2, 4]].any()  # the higher one of each pair stays empty
+
+
+def test_noise_chooses_groups_as_often_as_the_softmax_says() -> None:
+    assign = plain_assign(4)
+    groups = torch.diag(torch.tensor([4.0, 1.0, -2.0, 0.0]))[None]  # (1, 4, 4)
+    segments = torch.ones(1, 40_000, 4)
+    _, clean = assign(groups, segments)
+    _, noisy = assign(groups, segments, NOISE)
+    share = noisy.argmax(dim=1).flatten().bincount(minlength=4) / 40_000
+    torch.testing.assert_close(share, clean[0, :, 0], rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("pre_assign", [True, False])

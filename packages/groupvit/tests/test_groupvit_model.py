@@ -8,22 +8,28 @@ import torch
 import torch.nn.functional as F
 
 from groupvit import GroupViT, ModelConfig
-from groupvit.model.losses import contrastive, multi_label_contrastive
-from groupvit.model.groupvit import Projector
 from groupvit.data.tokens import tokenize
+from groupvit.model.groupvit import Projector
+from groupvit.model.losses import contrastive, multi_label_contrastive
+from groupvit.model.noise import step_noise
+from groupvit.texts import Texts
+
+CPU = torch.device("cpu")
 
 
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
+def batch(texts: int = 3) -> tuple[torch.Tensor, Texts]:
+    """Three pairs of the tiny model, with so many texts each."""
     torch.manual_seed(1)
-    texts = [["a cat", "cat", "mat"], ["a dog", "dog", "grass"], ["a tree", "tree", "sky"]]
-    return torch.randn(3, 3, 32, 32), torch.stack([tokenize(row) for row in texts])
+    words = [["a cat", "cat", "mat"], ["a dog", "dog", "grass"], ["a tree", "tree", "sky"]]
+    ids = torch.stack([tokenize(row[:texts]) for row in words])  # (3, texts, 77)
+    return torch.randn(3, 3, 32, 32), Texts.of(ids)
 
 
 def test_losses_are_of_normalised_projections(tiny_model: GroupViT) -> None:
-    images, tokens = batch()
-    losses = tiny_model(images, tokens)
+    images, texts = batch()
+    losses = tiny_model(images, texts)
     image = F.normalize(tiny_model.image_projector(tiny_model.vision(images).pooled), dim=-1)
-    text = F.normalize(tiny_model.encode_text(tokens.flatten(0, 1)), dim=-1).view(3, 3, -1)
+    text = F.normalize(tiny_model.encode_text(texts), dim=-1).view(3, 3, -1)
     want = contrastive(image, text[:, 0], tiny_model.scale)
     torch.testing.assert_close(losses["caption_loss"], want)
     assert tiny_model.multi_label_logit_scale is not None
@@ -55,14 +61,32 @@ def test_autocast_leaves_the_losses_of_unit_rows_alone(tiny_model: GroupViT) -> 
 
 
 def test_caption_alone_has_one_loss(tiny_model: GroupViT) -> None:
-    images, tokens = batch()
-    assert list(tiny_model(images, tokens[:, :1])) == ["caption_loss"]
+    assert list(tiny_model(*batch(texts=1))) == ["caption_loss"]
 
 
 def test_prompts_need_a_scale_of_their_own(tiny_config: ModelConfig) -> None:
     model = GroupViT(replace(tiny_config, multi_label_scale=False))
     with pytest.raises(ValueError, match="multi_label_scale = true"):
         model(*batch())
+
+
+def test_noise_decides_a_step_and_evaluation_has_none(tiny_model: GroupViT) -> None:
+    images, texts = batch()
+
+    def losses(seed: int | None) -> list[float]:
+        noise = None if seed is None else step_noise(seed, device=CPU)
+        return [float(value.detach()) for value in tiny_model(images, texts, noise).values()]
+
+    assert losses(1) == losses(2) == losses(None)
+    tiny_model.train()
+    for module in (tiny_model.image_projector.norm, tiny_model.text_projector.norm):
+        module.momentum = 0.0  # type: ignore[union-attr]  # a batch norm
+    assert losses(1) == losses(1) != losses(2)
+    torch.manual_seed(5)
+    drawn = losses(None)
+    assert drawn != losses(None)
+    torch.manual_seed(5)
+    assert drawn == losses(None)
 
 
 def test_scale_starts_at_one_over_point_07_and_stops_at_100(tiny_config: ModelConfig) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from groupvit import ModelConfig, VisionConfig, roll_up
 from groupvit.model.layers import Block
+from groupvit.model.noise import step_noise
 from groupvit.model.vision import ConvResidual, PatchEmbed, VisionTower
 
 TINY = VisionConfig(
@@ -52,8 +53,48 @@ def test_initial_weights_follow_the_release(published: VisionTower) -> None:
 
 
 def test_drop_path_grows_linearly_over_all_blocks(published: VisionTower) -> None:
-    rates = [m.drop_path.drop_prob for m in published.modules() if isinstance(m, Block)]
-    assert rates == pytest.approx([0.1 * i / 11 for i in range(12)], abs=1e-8)
+    """Branches of block i are dropped with rate 0.1 i / 11, each sample and each branch alone."""
+    count = 20_000
+    noise = step_noise(1, device=torch.device("cpu"))
+    keeps = published._keeps(noise, count)
+    assert keeps[0] is None and len(keeps) == 12
+    for i, keep in enumerate(keeps[1:], 1):
+        assert keep is not None and keep.shape == (count, 2)
+        rate = 0.1 * i / 11
+        dropped = keep == 0
+        for share in dropped.float().mean(dim=0).tolist():
+            assert share == pytest.approx(rate, abs=4 * (rate / count) ** 0.5)
+        both = float(dropped.all(dim=1).float().mean())
+        assert both == pytest.approx(rate**2, abs=4 * rate / count**0.5)
+        torch.testing.assert_close(keep[~dropped], torch.full_like(keep, 1 / (1 - rate))[~dropped])
+    assert published._keeps(None, 3) == [None] * 12
+
+
+def test_factors_of_branches_reach_their_blocks() -> None:
+    """In training block i gets the i-th factors, counted over all stages; none in evaluation."""
+    torch.manual_seed(0)
+    tower = VisionTower(TINY).train()
+    noise = step_noise(9, 4, device=torch.device("cpu"))
+    want = tower._keeps(noise, 5)
+    seen: list[Tensor | None] = []
+    for module in tower.modules():
+        if isinstance(module, Block):
+            module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    tower(torch.randn(5, 3, 32, 32), noise)
+    assert len(seen) == 4 and seen[0] is want[0] is None
+    for got, factors in zip(seen[1:], want[1:], strict=True):
+        assert got is not None and factors is not None and torch.equal(got, factors)
+    seen.clear()
+    tower.eval()(torch.randn(5, 3, 32, 32), noise)
+    assert seen == [None] * 4
+
+
+def test_assignments_are_seen_in_evaluation_only() -> None:
+    tower = VisionTower(TINY)
+    images = torch.randn(2, 3, 32, 32)
+    assert tower.train()(images).assignments == ()
+    found = tower.eval()(images).assignments
+    assert [tuple(soft.shape) for soft in found] == [(2, 4, 16), (2, 2, 4)]
 
 
 def test_patches_are_normed_before_positions_are_added() -> None:

@@ -1,101 +1,202 @@
-"""Command line: train, segment, convert."""
+"""Command line: train, segment, classify, convert."""
 
-import io
+import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from jsonargparse import auto_cli
-from PIL import Image, ImageOps
+from tqdm import tqdm
 
-from groupvit.training.checkpoint import load_model
-from groupvit.data.pairs import PairDataset, index_shards, without_corrupt
+from groupvit.config import TrainConfig
+from groupvit.data.concepts import check_covered, check_source, open_concepts
+from groupvit.data.pairs import PairDataset
+from groupvit.data.pool import CheckImages, decodable, open_pool
+from groupvit.data.shards import Missing
 from groupvit.errors import DataError, GroupViTError, UsageError
-from groupvit.released.layouts import Layout
 from groupvit.model.groupvit import GroupViT
-from groupvit.segmenting.overlay import draw_overlay
 from groupvit.recipe import load_recipe
-from groupvit.segmenting.segmenter import GroupViTSegmenter
-from groupvit.training.train import train as train_run
+from groupvit.released.layouts import Layout
 from groupvit.released.weights import load_released, save_released
+from groupvit.segmenting.album import segment_photos
+from groupvit.segmenting.outputs import plan
+from groupvit.segmenting.photo import find_photos, read_photos
+from groupvit.segmenting.segmenter import GroupViTSegmenter
+from groupvit.segmenting.templates import TEMPLATES_OF, TemplateSet
+from groupvit.segmenting.words import read_names, read_threshold
+from groupvit.training.checkpoint import load_model
+from groupvit.training.launch import Ranks, joined
+from groupvit.training.train import train as train_run
 
-TEMPLATE = "a photo of a {}."
-SHORT_SIDE = 448
-"""Pixels of the short side of a picture that is segmented, as in GroupViT's demo."""
+SHOWN = 5
+"""Classes on the line of a photograph, if there are several photographs."""
 
 
-def train(
-    recipe: Path,
-    shards: str,
+def train(  # noqa: PLR0913  # every option of the command
+    recipe: str,
+    data: str,
     out: Path,
     *,
     dataset: str | None = None,
-    check_images: bool = True,
+    concepts: Path | None = None,
+    concept_reader: str | None = None,
+    index: Path | None = None,
+    missing_shards: Missing = "error",
+    check_images: CheckImages = "auto",
+    chunk: int | None = None,
+    recompute: bool | None = None,
+    compile: bool | None = None,  # noqa: A002  # the name of the field
+    workers: int | None = None,
     device: str | None = None,
     dry_run: bool = False,
 ) -> None:
     """Train a GroupViT on image-caption pairs, or go on where a killed run stopped.
 
     Args:
-        recipe: TOML file.
-        shards: tar shards, as a path or a quoted glob such as "pairs/*.tar".
+        recipe: TOML file, or the name of a recipe that comes with the package, such as gcc-yfcc.
+        data: folder of the data sets that the recipe names; if it names none, tar shards, as a
+            path or a quoted pattern such as "pairs/*.tar" or "pairs/{00000..00331}.tar".
         out: folder of the run.
-        dataset: name of the data set, the first part of every key; by default the shards' folder.
-        check_images: read every image first and leave out those that cannot be decoded.
+        dataset: name of the data set, the first part of every key, if the recipe names none; by
+            default the shards' folder.
+        concepts: concept archive, for recipes with data.source = "archive".
+        concept_reader: which of several installed readers of concept archives to use.
+        index: folder that keeps what is found in the shards; by default OUT/index.
+        missing_shards: what to do when shards of a range in braces are not there.
+        check_images: read every image first and leave out those that cannot be decoded; auto does
+            so for up to 100,000 pairs. Later, the next pair takes the place of such an image.
+        chunk: pairs, on each rank, whose activations are kept at a time, in place of the recipe's
+            machine.chunk; fits a large batch on few GPUs, and the loss still sees all of it.
+        recompute: in place of the recipe's machine.recompute.
+        compile: in place of the recipe's machine.compile.
+        workers: loader processes of each rank, in place of the recipe's data.workers.
         device: where to compute, such as cuda:0; the first GPU if there is one.
         dry_run: only read the recipe and list what would be trained on.
     """
-    config = load_recipe(recipe)
-    paths = _find(shards)
-    if not paths:
-        raise DataError(f"{shards}: no such file")
-    pairs, _ = index_shards(paths, dataset=dataset or paths[0].resolve().parent.name)
-    print(f"shards\t{len(paths)}\npairs\t{len(pairs)}\nsteps\t{config.optim.total_steps}")
-    if dry_run:
-        return
-    if check_images:
-        pairs, _ = without_corrupt(pairs)
-    data = PairDataset.from_config(pairs, config.data, config.model.vision.image_px)
-    result = train_run(config, data, out, device=_device(device))
-    print(f"checkpoint\t{result.checkpoint}\nlog\t{result.log}")
+    config = _on_this_machine(
+        load_recipe(recipe), workers, chunk=chunk, recompute=recompute, compile=compile
+    )
+    source = open_concepts(concepts, config.data, reader=concept_reader) if concepts else None
+    check_source(config.data, source)
+    cache = index or out / "index"
+    with joined(_device(device)) as where:
+        pairs = open_pool(
+            config.data,
+            data,
+            dataset=dataset,
+            missing=missing_shards,
+            cache=cache if cache.exists() or not dry_run else None,
+        )
+        if source is not None:
+            check_covered(pairs, source)
+        steps = config.optim.total_steps
+        _print_once(f"shards\t{len(pairs.shards)}\npairs\t{len(pairs)}\nsteps\t{steps}")
+        if dry_run:
+            return
+        pool = decodable(pairs, check_images)
+        image_px = config.model.vision.image_px
+        drawn = PairDataset.from_config(pool, config.data, image_px, source=source)
+        result = train_run(config, drawn, out, device=where)
+        _print_once(f"checkpoint\t{result.checkpoint}\nlog\t{result.log}")
 
 
-def segment(
-    photo: Path,
+def _on_this_machine(
+    config: TrainConfig, workers: int | None, **machine: int | bool | None
+) -> TrainConfig:
+    """A recipe with what was asked for on the command line."""
+    asked = {name: value for name, value in machine.items() if value is not None}
+    try:
+        data = config.data if workers is None else replace(config.data, workers=workers)
+        return replace(config, data=data, machine=replace(config.machine, **asked))  # type: ignore[arg-type]  # by name
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+
+
+def segment(  # noqa: PLR0913  # every option of the command
+    photos: list[str] | str,
     *,
     classes: str,
     checkpoint: Path,
     out: Path,
+    background: float | str | None = None,
+    window: int = 448,
+    labels: Path | None = None,
+    groups: Path | None = None,
     device: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Find things in a photograph by their names; every pixel takes the best of them.
+    """Find things in photographs by their names; every pixel takes the best of them.
 
     Args:
-        photo: picture file.
-        classes: names, separated by commas: "dog, grass, sky".
+        photos: picture files, or folders of them; they come before all options.
+        classes: names, separated by commas: "dog, grass, sky"; or a text file, one name a line.
         checkpoint: a run, a checkpoint of one, or a released file or folder.
-        out: picture to write, the photograph with the names laid over it.
-        device: where to compute, such as cuda:0; the CPU by default.
-        overwrite: replace `out` if it is there.
+        out: picture to write, the photograph with the names laid over it; a folder, if there are
+            several photographs.
+        background: what scores below this is background: a number in [0, 1], or voc, context or
+            coco for the threshold published for that data set; by default there is none.
+        window: side of the windows that are looked at, in a picture whose short side is 448; 0
+            looks at the whole picture at once.
+        labels: picture to write whose values are the classes in their order, with 0 for the
+            background if there is one; .png, or a folder as for `out`.
+        groups: picture to write, the groups of every stage before they are named; or a folder.
+        device: where to compute, such as cuda:0; the first GPU if there is one.
+        overwrite: replace files that are there.
     """
-    names = [name.strip() for name in classes.split(",") if name.strip()]
-    if not names:
-        raise UsageError(f"--classes needs at least one name, got {classes!r}")
-    _check_free(out, overwrite)
-    image = _open_photo(photo)
-    segmenter = GroupViTSegmenter(load_any(checkpoint).to(_device(device) or "cpu"))
-    bank = F.normalize(segmenter.encode_text([TEMPLATE.format(name) for name in names]), dim=-1)
-    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255  # (3, H, W)
-    labels = segmenter.segment(pixels, bank).argmax(dim=0).cpu().numpy()  # (H, W)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _save_picture(draw_overlay(np.asarray(image), labels, names), out)
-    for index, share in enumerate(np.bincount(labels.ravel(), minlength=len(names)) / labels.size):
-        print(f"{share:.4f}\t{names[index]}")
+    names, threshold = read_names(classes), read_threshold(background)
+    places = [photos] if isinstance(photos, str) else photos
+    found = find_photos(places)
+    folders = len(found) > 1 or any(Path(place).is_dir() for place in places)
+    files = plan(found, out, labels=labels, groups=groups, overwrite=overwrite, folders=folders)
+    where = _device(device) or _best_device()
+    model = load_any(checkpoint)
+    if 0 != window < model.config.vision.patch_px:
+        raise UsageError(f"--window needs 0 or at least a patch of pixels, got {window}")
+    segmenter = GroupViTSegmenter(model.to(where))
+    done = segment_photos(segmenter, files, names, background=threshold, window_px=window or None)
+    for path, share in tqdm(done, total=len(files), unit="photo", disable=_silent(found)):
+        _say(None if not folders else path, share)
+
+
+def classify(
+    photos: list[str] | str,
+    *,
+    classes: str,
+    checkpoint: Path,
+    templates: TemplateSet = "imagenet7",
+    top: int = 5,
+    device: str | None = None,
+) -> None:
+    """Say which of some classes photographs show as a whole, the likeliest first.
+
+    Args:
+        photos: picture files, or folders of them; they come before all options.
+        classes: names, separated by commas: "dog, grass, sky"; or a text file, one name a line.
+        checkpoint: a run, a checkpoint of one, or a released file or folder.
+        templates: sentences around a name: "a photo of a {}.", the 7 that ImageNet is classified
+            with, or all 80 of CLIP.
+        top: how many classes are printed.
+        device: where to compute, such as cuda:0; the first GPU if there is one.
+    """
+    names = read_names(classes)
+    if top < 1:
+        raise UsageError(f"--top needs at least 1, got {top}")
+    found = find_photos([photos] if isinstance(photos, str) else photos)
+    where = _device(device) or _best_device()
+    segmenter = GroupViTSegmenter(load_any(checkpoint).to(where))
+    bank = segmenter.encode_classes(names, TEMPLATES_OF[templates])
+    with tqdm(total=len(found), unit="photo", disable=_silent(found)) as bar:
+        for some in read_photos(found, batch=16):
+            ranking = segmenter.classify([photo for _, photo in some], bank, k=top)
+            for (path, _), best, likely in zip(some, *ranking, strict=True):
+                ranked = [names[k] for k in best.tolist()]
+                share = dict(zip(ranked, likely.tolist(), strict=True))
+                _say(None if len(found) == 1 else path, share)
+            bar.update(len(some))
 
 
 def convert(source: Path, out: Path, *, layout: Layout = "nvlabs") -> None:
@@ -115,21 +216,30 @@ def load_any(path: Path) -> GroupViT:
 
     Raises:
         CheckpointError: it is none of these.
+        DataError: there is nothing.
     """
+    if not path.exists():
+        raise DataError(f"{path}: no such checkpoint")
     is_released = path.is_file() or (path / "config.json").exists()
     return load_released(path) if is_released else load_model(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0 done, 1 could not, 2 wrong usage, 3 data missing."""
-    verbs: list[Callable[..., None]] = [train, segment, convert]
+    verbs: list[Callable[..., None]] = [train, segment, classify, convert]
     logging.basicConfig(format="groupvit: %(message)s", level=logging.WARNING)
+    args = _gather(list(sys.argv[1:] if argv is None else argv))
     try:
-        auto_cli(verbs, args=None if argv is None else list(argv), prog="groupvit")
+        auto_cli(verbs, args=args, prog="groupvit", exit_on_error=False)
     except GroupViTError as error:
         print(f"groupvit: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
-    except SystemExit as stop:  # jsonargparse has said what is wrong
+    except ArgumentError as error:
+        what = " ".join(str(error).split())
+        asked = ["groupvit", *(word for word in args[:1] if word in [v.__name__ for v in verbs])]
+        print(f"groupvit: {what}; see {' '.join(asked)} --help", file=sys.stderr)
+        return UsageError.exit_code
+    except SystemExit as stop:  # after --help
         return stop.code if isinstance(stop.code, int) else UsageError.exit_code
     except KeyboardInterrupt:
         print("groupvit: stopped; run it again to go on", file=sys.stderr)
@@ -142,12 +252,6 @@ def console() -> None:
     sys.exit(main())
 
 
-def _find(shards: str) -> list[Path]:
-    """The files of a glob, sorted."""
-    pattern = Path(shards).expanduser().absolute()
-    return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
-
-
 def _device(name: str | None) -> torch.device | None:
     """The device of that name; None stays None."""
     if name is None:
@@ -158,38 +262,37 @@ def _device(name: str | None) -> torch.device | None:
         raise UsageError(f"--device {name}: {str(error).partition(chr(10))[0]}") from error
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists; choose another name, or pass --overwrite true")
-    try:  # many formats are only read, or hold no RGB
-        Image.new("RGB", (1, 1)).save(io.BytesIO(), _format(out))
-    except (KeyError, OSError, ValueError) as error:
-        raise UsageError(
-            f"--out needs the name of a picture such as overlay.png, got {out}"
-        ) from error
+def _print_once(result: str) -> None:
+    """Print a result, once however many ranks there are."""
+    if Ranks.current().is_first:
+        print(result)
 
 
-def _format(out: Path) -> str:
-    """PIL's name for the format of a file; empty for a suffix that it does not know."""
-    return Image.registered_extensions().get(out.suffix.lower(), "")
+def _best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _open_photo(path: Path) -> Image.Image:
-    """An RGB picture, upright, its short side `SHORT_SIDE`."""
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a picture that can be read ({error})") from error
-    factor = SHORT_SIDE / min(image.size)
-    size = (round(image.width * factor), round(image.height * factor))
-    return image.resize(size, Image.Resampling.BILINEAR)
+def _gather(argv: list[str]) -> list[str]:
+    """Make several photographs in a row the one list that the parser takes."""
+    if not argv or argv[0] not in ("segment", "classify"):
+        return argv
+    options = (i for i, word in enumerate(argv) if word.startswith("-"))
+    end = next(options, len(argv))
+    photos = [json.dumps(argv[1:end], ensure_ascii=False)] if end > 1 else []
+    return [argv[0], *photos, *argv[end:]]
 
 
-def _save_picture(picture: Image.Image, out: Path) -> None:
-    """Whole or not at all."""
-    unfinished = out.with_name(f".{out.stem}.tmp{out.suffix}")
-    picture.save(unfinished)
-    unfinished.replace(out)
+def _silent(photos: Sequence[Path]) -> bool | None:
+    """For tqdm: no progress of a single photograph, nor where no terminal shows it."""
+    return True if len(photos) == 1 else None
+
+
+def _say(path: Path | None, share: Mapping[str, float]) -> None:
+    """Print a line for every class; or one with the largest, if a path stands in front."""
+    if path is None:
+        lines = [f"{value:.4f}\t{name}" for name, value in share.items()]
+    else:
+        largest = sorted(share.items(), key=lambda item: -item[1])[:SHOWN]
+        found = [f"{name} {value:.2f}" for name, value in largest if value > 0]
+        lines = [f"{path}\t{', '.join(found)}"]
+    tqdm.write("\n".join(lines), file=sys.stdout)

@@ -1,7 +1,10 @@
 """What a GroupViT and a training run are made of."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from groupvit.frozen import FrozenDict
 
 
 def _check_at_least(least: int, **values: int) -> None:
@@ -146,11 +149,26 @@ class ModelConfig:
 class DataConfig:
     """How pairs become batches."""
 
+    sets: Mapping[str, str] = field(default_factory=FrozenDict)
+    """Shards of each data set, as a brace pattern or glob below a root folder; all sets are one
+    pool, in this order. Empty: the shards are named when training starts."""
+
     batch: int = 1024
-    """Pairs a step."""
+    """Pairs a step, over all ranks."""
 
     concepts: int = 3
     """Prompted texts a pair beside its caption (L); 0 switches the multi-label loss off."""
+
+    source: Literal["captions", "archive"] = "captions"
+    """Where prompted texts come from: nouns and verbs of the caption (GroupViT), or a concept
+    archive (CoCu), without which such a recipe does not train."""
+
+    sampling: Literal["cluster", "naive", "top"] = "cluster"
+    """How concepts are drawn from an archive: from different clusters (CoCu, arXiv:2309.13505),
+    by their scores, or always the best (CoCu's released code)."""
+
+    sampling_temperature: float = 1.0
+    """Scores are divided by it before the softmax that concepts are drawn by."""
 
     templates: Literal["clip80", "simple"] = "clip80"
     """Sentences around a prompted concept: CLIP's 80, one drawn each time (published), or always
@@ -172,6 +190,16 @@ class DataConfig:
         if self.batch < 2:
             raise ValueError(f"batch must be >= 2 for a contrastive loss, got {self.batch}")
         _check_at_least(0, concepts=self.concepts, workers=self.workers)
+        if self.sampling_temperature <= 0:
+            raise ValueError(f"sampling_temperature must be > 0, got {self.sampling_temperature}")
+        if self.source == "archive" and not self.concepts:
+            raise ValueError("source = archive needs concepts > 0, got 0")
+        for name, pattern in self.sets.items():
+            if not name.isprintable() or "/" in name or name in ("", ".", ".."):
+                raise ValueError(f"the name of a set must be one word of a path, got {name!r}")
+            if not pattern:
+                raise ValueError(f"sets.{name} must be a pattern of shards, got ''")
+        object.__setattr__(self, "sets", FrozenDict(self.sets))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,8 +227,9 @@ class OptimConfig:
     clip_grad_norm: float = 5.0
     """Largest global gradient norm."""
 
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Autocast dtype; weights and optimizer state stay float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Autocast dtype; weights and optimizer state stay float32. `auto` is bfloat16 on processors
+    that multiply it in hardware."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.total_steps:
@@ -211,6 +240,34 @@ class OptimConfig:
             raise ValueError(f"lr must be > 0, got {self.lr}")
         if self.clip_grad_norm <= 0:
             raise ValueError(f"clip_grad_norm must be > 0, got {self.clip_grad_norm}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineConfig:
+    """How a step is computed: time and memory, but for rounding not what is learnt.
+
+    It may change from one start of a run to the next.
+    """
+
+    chunk: int = 0
+    """Pairs, on each rank, whose activations are kept at a time: the towers run part by part, and
+    once more in the backward pass, while batch norm and losses see the whole batch (GradCache,
+    arXiv:2101.06983). 0 keeps all."""
+
+    recompute: bool = False
+    """Keep only the inputs of transformer blocks and run them again in the backward pass."""
+
+    compile: bool = False
+    """Compile both towers (`torch.compile`): pays on GPUs, after about two minutes."""
+
+    peak_tflops: float = 0.0
+    """Peak of the processor in the dtype that is trained in, of which `mfu` in the log is the used
+    share; 0 takes that of a known GPU, or leaves `mfu` out."""
+
+    def __post_init__(self) -> None:
+        _check_at_least(0, chunk=self.chunk)
+        if self.peak_tflops < 0:
+            raise ValueError(f"peak_tflops must be >= 0, got {self.peak_tflops}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,8 +292,18 @@ class TrainConfig:
     checkpoint_every: int = 500
     """Steps between two checkpoints; the last one is always written."""
 
+    checkpoints: int = 2
+    """Checkpoints that are kept: a run that diverges may have spoilt the newest."""
+
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    """How a step is computed."""
+
     def __post_init__(self) -> None:
-        if self.log_every < 1 or self.checkpoint_every < 1:
-            raise ValueError("log_every and checkpoint_every must be >= 1")
+        _check_at_least(
+            1,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            checkpoints=self.checkpoints,
+        )
         if self.data.concepts and not self.model.multi_label_scale:
             raise ValueError("data.concepts > 0 needs model.multi_label_scale")

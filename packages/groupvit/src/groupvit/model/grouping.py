@@ -5,11 +5,12 @@ Learnt group tokens compete for the tokens of the image, every token goes to exa
 what a caption says must be found in the groups. The assignment is the segmentation.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groupvit.model.layers import MLP, CrossAttention, TokenMLP
+from groupvit.ops.group_assign import group_assign
+from groupvit.precision import wide
 
 
 class GroupAssign(nn.Module):
@@ -22,59 +23,56 @@ class GroupAssign(nn.Module):
         o  = Wo (Â Wv s) / (row sums of Â + damping)
 
     Departs from the paper, as its code does: with damping 1 a group of c tokens takes c / (c + 1)
-    of their mean and an empty group none; with a tiny constant training diverges. Noise is drawn in
-    training only, from torch's default generator, so evaluation is deterministic.
+    of their mean and an empty group none; with a tiny constant training diverges. Keys and values
+    are never made: Wk and Wv move over to the few groups, which is the same (see `group_assign`).
 
     Args:
         dim: channels C of both token sets.
+        stream: of the noise, another one for every assignment of a model.
         damping: added to the size of each group, > 0.
     """
 
-    def __init__(self, dim: int, *, damping: float = 1.0) -> None:
+    def __init__(self, dim: int, *, stream: int = 0, damping: float = 1.0) -> None:
         super().__init__()
         if damping <= 0:
             raise ValueError(f"damping must be > 0, got {damping}")
         self.scale = dim**-0.5
-        self.damping = damping
+        self.stream, self.damping = stream, damping
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, groups: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, groups: Tensor, segments: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Pool N segment tokens into G groups.
 
         Args:
             groups: (B, G, C).
             segments: (B, N, C), same device.
+            noise: (2,) int64, seed and number of the first sample, see `uniform`; None draws
+                none, as in evaluation.
 
         Returns:
             pooled: (B, G, C), zero before `out` for an empty group.
-            soft: (B, G, N) float32, softmax over G without noise, also in training; what a
+            soft: (B, G, N), softmax over G with the noise; without noise float32, and what a
                 segmentation is made of.
         """
-        logits = (self.query(groups) @ self.key(segments).mT).float() * self.scale  # (B, G, N)
-        soft = logits.softmax(dim=1)
-        assign = straight_through(gumbel_softmax(logits) if self.training else soft)  # (B, G, N)
-        share = assign / (assign.sum(dim=2, keepdim=True) + self.damping)
-        value = self.value(segments)  # (B, N, C)
-        return self.out(share.to(value.dtype) @ value), soft
-
-
-def gumbel_softmax(logits: Tensor) -> Tensor:
-    """Softmax over groups of (B, G, N) logits plus i.i.d. Gumbel(0, 1) noise."""
-    noise = -torch.empty_like(logits).exponential_().log()  # (B, G, N)
-    return (logits + noise).softmax(dim=1)
-
-
-def straight_through(soft: Tensor) -> Tensor:
-    """One-hot over groups in value, `soft` in gradient; a tie goes to the lowest group.
-
-    Args:
-        soft: (B, G, N) float32.
-    """
-    hard = F.one_hot(soft.argmax(dim=1), soft.shape[1]).mT.to(soft.dtype)  # (B, G, N)
-    return hard + (soft - soft.detach())  # in this order exact: the bracket is 0
+        query = self.query(groups)  # (B, G, C)
+        bias = (wide(query) * self.key.bias).sum(dim=-1)  # (B, G), query . key bias
+        folded = query @ self.key.weight  # (B, G, C)
+        mean, fill, soft, _ = group_assign(
+            folded,
+            bias,
+            segments.to(folded.dtype),
+            noise,
+            self.stream,
+            self.scale,
+            self.damping,
+        )
+        value = F.linear(mean, self.value.weight) + fill[..., None] * self.value.bias
+        return self.out(value), soft
 
 
 class PreAssign(nn.Module):
@@ -103,10 +101,18 @@ class GroupingBlock(nn.Module):
         group_tokens: learnt tokens that come in.
         output_groups: groups G that go out.
         pre_assign: whether groups attend to all segment tokens first.
+        stream: of the noise of the assignment.
     """
 
     def __init__(
-        self, dim: int, heads: int, group_tokens: int, output_groups: int, *, pre_assign: bool
+        self,
+        dim: int,
+        heads: int,
+        group_tokens: int,
+        output_groups: int,
+        *,
+        pre_assign: bool,
+        stream: int = 0,
     ) -> None:
         super().__init__()
         self.norm_tokens = nn.LayerNorm(dim)
@@ -114,25 +120,28 @@ class GroupingBlock(nn.Module):
         self.mix = TokenMLP(group_tokens, dim // 2, output_groups)
         self.norm_post_tokens = nn.LayerNorm(dim)
         self.pre_assign = PreAssign(dim, heads) if pre_assign else None
-        self.assign = GroupAssign(dim)
+        self.assign = GroupAssign(dim, stream=stream)
         self.norm_new_x = nn.LayerNorm(dim)
         self.mlp_channels = MLP(dim, 4 * dim)
 
-    def forward(self, groups: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, groups: Tensor, segments: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Group.
 
         Args:
             groups: (B, group_tokens, C).
             segments: (B, N, C).
+            noise: as of `GroupAssign`.
 
         Returns:
             merged: (B, G, C), one token a group.
-            soft: (B, G, N) float32 assignment, columns sum to 1.
+            soft: (B, G, N) assignment, columns sum to 1; float32 without noise.
         """
         segments = self.norm_x(segments)
         groups = self.norm_post_tokens(self.mix(self.norm_tokens(groups)))  # (B, G, C)
         if self.pre_assign is not None:
             groups = self.pre_assign(groups, segments)
-        pooled, soft = self.assign(groups, segments)
+        pooled, soft = self.assign(groups, segments, noise)
         merged = groups + pooled
         return merged + self.mlp_channels(self.norm_new_x(merged)), soft

@@ -4,14 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from groupvit.config import TextConfig
-from groupvit.model.layers import Block
+from groupvit.model.layers import Block, run
 
 
 class TextTower(nn.Module):
-    """Read a text from its end-of-text token.
-
-    Attention is causal, so tokens after the end of a text never reach the result: callers may trim
-    padding, which is exact and saves most of the work.
+    """Read texts, each from the state of its end-of-text token.
 
     Args:
         config: sizes.
@@ -23,26 +20,34 @@ class TextTower(nn.Module):
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Parameter(torch.empty(config.context, config.width))  # (77, C)
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, causal=True, quick=True) for _ in range(config.layers)
+            Block(config.width, config.heads, quick=True) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width)
+        self.checkpointed = False
+        """Whether blocks keep their input alone and are run again in the backward pass."""
         self._init_weights()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Encode texts.
+    def forward(self, tokens: Tensor, positions: Tensor, owners: Tensor) -> Tensor:
+        """Encode texts that are packed into rows (`groupvit.texts.Texts`).
 
         Args:
-            tokens: (n, T) int64 ids, T <= context; the highest id marks the end of the text, what
-                follows it is ignored.
+            tokens: (R, T) int64 ids.
+            positions: (R, T) int64, the place of each token in its own text, below the context.
+            owners: (R, T) int64, the text that a token belongs to; it sees the tokens of that text
+                up to itself.
 
         Returns:
-            (n, C), the normed state at the end-of-text token (its first place, if several).
+            (R, T, C) states; `pick` takes those that stand for texts.
         """
-        x = self.token_embedding(tokens) + self.positions[: tokens.shape[1]]  # (n, T, C)
+        x: Tensor = self.token_embedding(tokens) + self.positions[positions]  # (R, T, C)
+        mask = _mask(owners, _compute_dtype(x))
         for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
-        return x[torch.arange(len(x), device=x.device), tokens.argmax(dim=1)]  # type: ignore[no-any-return]  # (n, C)
+            x = run(block, x, None, mask, checkpointed=self.checkpointed)
+        return x
+
+    def pick(self, states: Tensor, ends: Tensor) -> Tensor:
+        """(R, T, C) states and (n,) places of last tokens -> (n, C), normed."""
+        return self.norm(states.flatten(0, 1)[ends])  # type: ignore[no-any-return]  # nn.Module
 
     def _init_weights(self) -> None:
         """CLIP's initialisation; MLP biases keep PyTorch's default."""
@@ -60,6 +65,14 @@ class TextTower(nn.Module):
             nn.init.normal_(block.mlp.fc2.weight, std=out_std)
 
 
-def trim(tokens: Tensor) -> Tensor:
-    """Cut the padding that no text needs: (n, T) -> (n, longest text), on the CPU."""
-    return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+def _mask(owners: Tensor, dtype: torch.dtype) -> Tensor:
+    """(R, T) owners -> (R, 1, T, T): 0 where a token sees another one, -inf elsewhere."""
+    visible = (owners[:, :, None] == owners[:, None, :]).tril()[:, None]  # (R, 1, T, T)
+    hidden = torch.full((), float("-inf"), dtype=dtype, device=owners.device)
+    return torch.where(visible, torch.zeros_like(hidden), hidden)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """What products of `x` are computed in."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,24 +43,67 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run: Path, model: GroupViT, optimizer: Optimizer, config: TrainConfig, step: int
+    run: Path,
+    model: GroupViT,
+    optimizer: Optimizer,
+    config: TrainConfig,
+    step: int,
+    *,
+    pairs: str | None = None,
 ) -> Checkpoint:
-    """Write `run/checkpoint-STEP` whole or not at all; the older ones go when it is there."""
+    """Write `run/checkpoint-STEP` whole or not at all; when it is there, the oldest go.
+
+    Args:
+        run: folder of the run.
+        model: its weights and batch norm statistics.
+        optimizer: its state.
+        config: the recipe; keeps `config.checkpoints` of them.
+        step: steps done.
+        pairs: fingerprint of what is trained on.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; older checkpoints are as they were.
+    """
+    try:
+        return _save(run, model, optimizer, config, step, pairs)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(_unfinished(run, step), ignore_errors=True)
+        raise CheckpointError(
+            f"{run}: checkpoint of step {step} cannot be written ({_reason(error)}); older ones "
+            "are kept: make room and run the command again to go on"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return textwrap.shorten(str(error), 200)
+
+
+def _unfinished(run: Path, step: int) -> Path:
+    return run / f".{_PREFIX}{step:08d}.tmp"
+
+
+def _save(
+    run: Path,
+    model: GroupViT,
+    optimizer: Optimizer,
+    config: TrainConfig,
+    step: int,
+    pairs: str | None,
+) -> Checkpoint:
     final = run / f"{_PREFIX}{step:08d}"
-    unfinished = run / f".{final.name}.tmp"
+    unfinished = _unfinished(run, step)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, unfinished / _WEIGHTS)
     torch.save({"optimizer": optimizer.state_dict()}, unfinished / _STATE)
     files = {name: _sha256(unfinished / name) for name in (_WEIGHTS, _STATE)}
-    header = {"kind": KIND, "version": VERSION, "step": step, "files": files}
+    header = {"kind": KIND, "version": VERSION, "step": step, "files": files, "pairs": pairs}
     header["config"] = asdict(config)
     (unfinished / "checkpoint.json").write_text(json.dumps(header, indent=1))
-    older = find_checkpoints(run)
     unfinished.replace(final)
-    for checkpoint in older:
-        if checkpoint.step < step:
-            shutil.rmtree(checkpoint.folder)
+    older = [checkpoint for checkpoint in find_checkpoints(run) if checkpoint.step < step]
+    for checkpoint in older[: max(len(older) + 1 - config.checkpoints, 0)]:
+        shutil.rmtree(checkpoint.folder)
     return Checkpoint(final, step)
 
 
@@ -70,17 +114,33 @@ def find_checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def resume(
-    checkpoint: Checkpoint, model: GroupViT, optimizer: Optimizer, config: TrainConfig
+    checkpoint: Checkpoint,
+    model: GroupViT,
+    optimizer: Optimizer,
+    config: TrainConfig,
+    *,
+    pairs: str | None = None,
 ) -> None:
     """Load weights and optimizer state in place.
 
+    Args:
+        checkpoint: what to go on from.
+        model: gets the weights.
+        optimizer: gets the state.
+        config: the recipe, which must be the checkpoint's in all that is learnt.
+        pairs: fingerprint of what is trained on, which must be the checkpoint's.
+
     Raises:
-        CheckpointError: the checkpoint is of another recipe, or damaged.
+        CheckpointError: the checkpoint is of another recipe or other pairs, or damaged.
     """
     header = _header(checkpoint.folder)
-    if header["config"] != json.loads(json.dumps(asdict(config))):
+    if _learnt(header["config"]) != _learnt(json.loads(json.dumps(asdict(config)))):
         raise CheckpointError(
             f"{checkpoint.folder}: trained by another recipe; choose an empty folder or that recipe"
+        )
+    if None not in (pairs, header.get("pairs")) and header["pairs"] != pairs:
+        raise CheckpointError(
+            f"{checkpoint.folder}: trained on other pairs; choose an empty folder or those shards"
         )
     _load_weights(model, checkpoint.folder, header)
     path = checkpoint.folder / _STATE
@@ -89,6 +149,12 @@ def resume(
         optimizer.load_state_dict(torch.load(path, weights_only=True)["optimizer"])
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
+
+
+def _learnt(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without what may change while a run goes on."""
+    data = {k: v for k, v in config["data"].items() if k != "workers"}
+    return {k: v for k, v in config.items() if k not in ("machine", "checkpoints")} | {"data": data}
 
 
 def load_model(folder: Path) -> GroupViT:
@@ -149,7 +215,7 @@ def _check_whole(path: Path, header: dict[str, Any]) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path}: cannot be loaded ({textwrap.shorten(str(error), 200)})")
+    return CheckpointError(f"{path}: cannot be loaded ({_reason(error)})")
 
 
 def _sha256(path: Path) -> str:

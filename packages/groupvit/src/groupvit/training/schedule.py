@@ -34,4 +34,4 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
         {"params": [p for p in tensors if p.ndim != 1], "weight_decay": config.weight_decay},
         {"params": [p for p in tensors if p.ndim == 1], "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=config.warmup_lr, betas=(0.9, 0.999), eps=1e-8)
+    return AdamW(groups, lr=config.warmup_lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
