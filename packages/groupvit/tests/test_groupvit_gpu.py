@@ -57,7 +57,8 @@ def test_a_step_of_the_published_model_is_that_of_a_cpu() -> None:
     want_losses, want = step(model, CPU, half=False)
     losses, grads = step(model, GPU, half=False)
     torch.testing.assert_close(losses, want_losses, rtol=1e-4, atol=1e-4)
-    assert distance(grads, want) < 1e-3
+    # a change of one part in a million makes a token choose another group here, and moves it 0.011
+    assert distance(grads, want) < 0.05
     losses, grads = step(model, GPU, half=True)
     torch.testing.assert_close(losses, want_losses, rtol=0.02, atol=0.02)
     assert distance(grads, want) < 0.3  # tokens near a tie choose other groups

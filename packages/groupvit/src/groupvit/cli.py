@@ -50,6 +50,7 @@ def train(  # noqa: PLR0913  # every option of the command
     chunk: int | None = None,
     recompute: bool | None = None,
     compile: bool | None = None,  # noqa: A002  # the name of the field
+    cudnn_attention: bool | None = None,
     workers: int | None = None,
     device: str | None = None,
     dry_run: bool = False,
@@ -73,12 +74,18 @@ def train(  # noqa: PLR0913  # every option of the command
             machine.chunk; fits a large batch on few GPUs, and the loss still sees all of it.
         recompute: in place of the recipe's machine.recompute.
         compile: in place of the recipe's machine.compile.
+        cudnn_attention: in place of the recipe's machine.cudnn_attention.
         workers: loader processes of each rank, in place of the recipe's data.workers.
         device: where to compute, such as cuda:0; the first GPU if there is one.
         dry_run: only read the recipe and list what would be trained on.
     """
     config = _on_this_machine(
-        load_recipe(recipe), workers, chunk=chunk, recompute=recompute, compile=compile
+        load_recipe(recipe),
+        workers,
+        chunk=chunk,
+        recompute=recompute,
+        compile=compile,
+        cudnn_attention=cudnn_attention,
     )
     source = open_concepts(concepts, config.data, reader=concept_reader) if concepts else None
     check_source(config.data, source)

@@ -139,6 +139,8 @@ def _check_fits(dataset: PairDataset, config: TrainConfig) -> None:
 
 def build_model(config: TrainConfig, device: torch.device, ranks: Ranks) -> GroupViT:
     """Build the model of a recipe with its initial weights, the same on all ranks."""
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(config.machine.cudnn_attention)
     torch.manual_seed(_step_seed(config.seed, "weights"))
     model = GroupViT(config.model).to(device).train()
     if model.multi_label_logit_scale is not None and not config.data.concepts:
@@ -191,5 +193,6 @@ def _check_finite(record: Mapping[str, float], step: int, run: Path) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise DivergedError(
             f"loss is {loss} and gradient norm {norm} at step {step}; the last checkpoint is kept "
-            f"in {run}: lower optim.lr, or set data.concepts = 0"
+            f"in {run}: lower optim.lr, set data.concepts = 0 or, on a GPU, go on with "
+            "machine.cudnn_attention = false"
         )
