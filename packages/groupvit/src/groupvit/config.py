@@ -261,9 +261,9 @@ class MachineConfig:
     """Compile both towers (`torch.compile`): pays on GPUs, after about two minutes."""
 
     cudnn_attention: bool = True
-    """Let PyTorch choose cuDNN's attention on GPUs: on an H200 1.6 times as fast as the others at 260
-    tokens. Its backward pass is known to give NaN for some shapes when all logits of a token are
-    below -88; a run that stops for that goes on with this switched off."""
+    """Let PyTorch choose cuDNN's attention on GPUs: on an H200 1.6 times as fast as the others at
+    260 tokens. Its backward pass is known to give NaN for some shapes when all logits of a token
+    are below -88; a run that stops for that goes on with this switched off."""
 
     peak_tflops: float = 0.0
     """Peak of the processor in the dtype that is trained in, of which `mfu` in the log is the used
