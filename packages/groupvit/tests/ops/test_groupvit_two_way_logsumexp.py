@@ -61,12 +61,16 @@ def test_columns_far_below_the_others_are_summed_all_the_same() -> None:
     """One exponential for both directions underflows here: logits of -100 beside 100."""
     rows = torch.eye(40, 8).index_fill(0, torch.arange(8, 40), 0.0) + torch.tensor([1.0] + [0] * 7)
     columns = torch.cat([torch.eye(8), -torch.eye(8)])
-    scale = torch.tensor(100.0)
-    got = two_way_logsumexp(rows, columns, scale)
-    want = two_way_logsumexp_reference(rows.double(), columns.double(), scale.double())
-    assert float(want[1].min()) < -90 and float(want[1].max()) > 190
+    leaves = [t.requires_grad_() for t in (rows, columns, torch.tensor(100.0))]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    got, want = two_way_logsumexp(*leaves), two_way_logsumexp_reference(*exact)
+    assert float(want[1].detach().min()) < -90 and float(want[1].detach().max()) > 190
     for ours, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-6, atol=1e-5)
+    grads = torch.autograd.grad([s.sum() for s in got], leaves)
+    want_grads = torch.autograd.grad([s.sum() for s in want], exact)
+    for ours, theirs in zip(grads, want_grads, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-3)
 
 
 def test_wrong_arguments_are_named() -> None:

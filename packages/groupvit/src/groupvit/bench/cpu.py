@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groupvit.bench.measure import as_dict, peak_bytes, time_calls
-from groupvit.bench.originals import original_contrastive, original_multi_label, original_scores
+from groupvit.bench.originals import original_multi_label, original_scores
 from groupvit.bench.peers import HuggingFace
 from groupvit.bench.steps import (
     Work,
@@ -19,7 +20,7 @@ from groupvit.bench.steps import (
     their_inference,
     their_step,
 )
-from groupvit.model.losses import contrastive, multi_label_contrastive
+from groupvit.model.losses import multi_label_contrastive
 from groupvit.ops.segment_decode import segment_decode
 from groupvit.segmenting.decode import class_scores, with_background
 
@@ -55,29 +56,20 @@ def inference_calls() -> dict[str, Call]:
 
 
 def loss_calls() -> dict[str, Call]:
-    """Both losses and their gradients, of many pairs at once."""
+    """The multi-label loss of many pairs at once, and its gradients."""
     random = torch.Generator().manual_seed(0)
 
     def unit(*shape: int) -> Tensor:
         return F.normalize(torch.randn(*shape, generator=random), dim=-1).requires_grad_()
 
-    image, caption, texts = (
-        unit(LOSS_BATCH, DIM),
-        unit(LOSS_BATCH, DIM),
-        unit(LOSS_BATCH, LABELS, DIM),
-    )
-    scale = torch.tensor(14.3, requires_grad=True)
-    leaves = [image, caption, texts, scale]
+    image, texts = unit(LOSS_BATCH, DIM), unit(LOSS_BATCH, LABELS, DIM)
+    leaves = [image, texts, torch.tensor(14.3, requires_grad=True)]
+    losses = {"ours": multi_label_contrastive, "original": original_multi_label}
+    return {name: partial(_loss_and_gradients, loss, leaves) for name, loss in losses.items()}
 
-    def ours() -> object:
-        loss = contrastive(image, caption, scale) + multi_label_contrastive(image, texts, scale)
-        return torch.autograd.grad(loss, leaves)
 
-    def original() -> object:
-        loss = original_contrastive(image, caption, scale)
-        return torch.autograd.grad(loss + original_multi_label(image, texts, scale), leaves)
-
-    return {"ours": ours, "original": original}
+def _loss_and_gradients(loss: Callable[..., Tensor], leaves: list[Tensor]) -> object:
+    return torch.autograd.grad(loss(*leaves), leaves)
 
 
 def decode_calls() -> dict[str, Call]:

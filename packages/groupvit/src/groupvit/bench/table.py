@@ -11,7 +11,7 @@ RATIOS = (
     ("same_input_ratio_to_hf", "the lesser of both with identical float32 inputs"),
     ("same_input_memory_ratio_to_hf", "peak memory of the same, theirs to ours"),
     ("segment_ratio_to_original", "labels among 171 classes to the original's decoder"),
-    ("loss_ratio_to_original", "both losses of 4,096 pairs to the original's formulation"),
+    ("loss_ratio_to_original", "multi-label loss of 4,096 pairs to the original's formulation"),
     ("loss_memory_ratio_to_original", "peak memory of the same, theirs to ours"),
 )
 

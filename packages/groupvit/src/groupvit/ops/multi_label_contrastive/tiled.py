@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-TILE = 1 << 20
-"""Logits computed at a time on a CPU: 4 MB of float32, about what the caches hold."""
+TILE = 1 << 21
+"""Logits computed at a time on a CPU: 8 MB of float32, enough for products at full rate; half and
+twice as many took 2 and 10 % longer."""
 
 GPU_TILE = 1 << 26
 """The same on a GPU, which small products would leave idle: 256 MB."""
