@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from groupvit.bench.originals import original_scores
 from groupvit.ops.segment_decode import segment_decode
 from groupvit.segmenting.decode import class_scores, merge_labels, with_background
 from groupvit.segmenting.windows import Cut, place_windows
@@ -27,44 +28,6 @@ from groupvit.segmenting.windows import Cut, place_windows
 CLASSES, DIM, THRESHOLD, SCALE = 171, 256, 0.35, 40.0
 FULL, RESIZED, WINDOW = (480, 640), (448, 597), 448
 GRID = (30, 40)  # patches of the whole picture
-
-
-def original_scores(
-    first: Tensor,
-    second: Tensor,
-    table: Tensor,
-    grid: tuple[int, int],
-    size: tuple[int, int],
-    *,
-    background: float | None = None,
-) -> Tensor:
-    """Score every class at every pixel, as the original does, restated from the specification.
-
-    It resizes the maps of both stages, resizes them again to the size that they have, turns the
-    last one into a one-hot map over groups, and multiplies it with the table of classes.
-
-    Args:
-        first: (G_1, N) soft map of the first stage.
-        second: (G, G_1) soft map of the second.
-        table: (G, K) scores S of every group.
-        grid: patches (h, w).
-        size: pixels (H, W).
-        background: threshold; None for no background.
-
-    Returns:
-        (K, H, W), or (1 + K, H, W) with the background first.
-    """
-    maps = []
-    for soft in (first, second @ first):
-        full = F.interpolate(soft.view(1, -1, *grid), size, mode="bilinear", align_corners=False)
-        maps.append(F.interpolate(full, size, mode="bilinear", align_corners=False)[0])
-    owner = maps[1].max(dim=0).indices  # (H, W), faster than argmax on a CPU
-    affinity = F.one_hot(owner, len(table)).to(table.dtype)  # (H, W, G)
-    scores = (affinity.flatten(0, 1) @ table).T.reshape(-1, *size)  # (K, H, W)
-    if background is None:
-        return scores
-    best = scores.amax(dim=0, keepdim=True)  # (1, H, W)
-    return torch.cat([(best < min(background, float(table.max()))).to(scores.dtype), scores])
 
 
 def original_decode(

@@ -44,7 +44,7 @@ def test_everything_that_can_be_written(
     Image.fromarray(noise).save(tmp_path / "photo.png")
     out, labels, groups = (tmp_path / "new" / f"{name}.png" for name in ("out", "lab", "gro"))
     files = ("--out", out, "--labels", labels, "--groups", groups)
-    chosen = ("--background", 0.2, "--window", 64, "--device", "cpu")
+    chosen = ("--background", 0.2, "--window", 48, "--device", "cpu")
     args = ("--classes", "dog, grass", "--checkpoint", released, *files, *chosen)
     assert run("segment", tmp_path / "photo.png", *args) == 0
     shares = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
@@ -58,8 +58,9 @@ def test_everything_that_can_be_written(
         open_photo(tmp_path / "photo.png"),
         segmenter.encode_classes(["dog", "grass"]),
         background=0.2,
-        window_px=64,
-        stride_px=32,
+        window_px=48,
+        stride_px=24,
+        short_px=64,  # twice the 32 pixels that this model trained at
     )
     assert np.array_equal(found, want.numpy())
     assert pixels(out).shape[1] == 500 and pixels(out).shape[0] > 60  # the photograph's own size
@@ -228,7 +229,8 @@ def test_wrong_words_and_places_are_one_line(
         (3, "absent.txt: no such file", (photo, "--classes", tmp_path / "absent.txt", *new)),
         (2, "one of voc, context, coco, got 'vco'", (photo, *dog, "--background", "vco")),
         (2, "a number in [0, 1], got 1.5", (photo, *dog, "--background", 1.5)),
-        (2, "--window needs 0 or", (photo, *dog, "--window", 7)),
+        (2, "--window needs at least", (photo, *dog, "--window", 7)),
+        (2, "--short needs at least", (photo, *dog, "--short", 7)),
         (2, "--device mars", (photo, *dog, "--device", "mars")),
         (2, "--device cuda:99", (photo, *dog, "--device", "cuda:99")),
         (3, "absent.jpg: no such file", (tmp_path / "absent.jpg", *dog)),

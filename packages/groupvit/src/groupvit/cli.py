@@ -130,7 +130,8 @@ def segment(  # noqa: PLR0913  # every option of the command
     checkpoint: Path,
     out: Path,
     background: float | str | None = None,
-    window: int = 448,
+    short: int | None = None,
+    window: int | None = None,
     labels: Path | None = None,
     groups: Path | None = None,
     device: str | None = None,
@@ -146,8 +147,10 @@ def segment(  # noqa: PLR0913  # every option of the command
             several photographs.
         background: what scores below this is background: a number in [0, 1], or voc, context or
             coco for the threshold published for that data set; by default there is none.
-        window: side of the windows that are looked at, in a picture whose short side is 448; 0
-            looks at the whole picture at once.
+        short: short side in pixels that photographs are resized to before they are looked at; by
+            default twice the side that the model trained at, 448 for the published one.
+        window: side of the windows that are looked at, by default the same; 0 looks at the whole
+            picture at once.
         labels: picture to write whose values are the classes in their order, with 0 for the
             background if there is one; .png, or a folder as for `out`.
         groups: picture to write, the groups of every stage before they are named; or a folder.
@@ -161,10 +164,19 @@ def segment(  # noqa: PLR0913  # every option of the command
     files = plan(found, out, labels=labels, groups=groups, overwrite=overwrite, folders=folders)
     where = _device(device) or _best_device()
     model = load_any(checkpoint)
-    if 0 != window < model.config.vision.patch_px:
-        raise UsageError(f"--window needs 0 or at least a patch of pixels, got {window}")
-    segmenter = GroupViTSegmenter(model.to(where))
-    done = segment_photos(segmenter, files, names, background=threshold, window_px=window or None)
+    sides = {"--short": short, "--window": window or None}
+    for option, side in sides.items():
+        if side is not None and side < model.config.vision.patch_px:
+            raise UsageError(f"{option} needs at least a patch of pixels, got {side}")
+    usual = 2 * model.config.vision.image_px
+    done = segment_photos(
+        GroupViTSegmenter(model.to(where)),
+        files,
+        names,
+        background=threshold,
+        window_px=None if window == 0 else window or usual,
+        short_px=short or usual,
+    )
     for path, share in tqdm(done, total=len(files), unit="photo", disable=_silent(found)):
         _say(None if not folders else path, share)
 

@@ -25,6 +25,7 @@ def segment_photos(
     *,
     background: float | None = None,
     window_px: int | None = 448,
+    short_px: int = 448,
 ) -> Iterator[tuple[Path, dict[str, float]]]:
     """Segment photographs and write their pictures.
 
@@ -34,6 +35,7 @@ def segment_photos(
         names: of the classes, all different.
         background: threshold of `GroupViTSegmenter.label`.
         window_px: side of a window, half of which is the stride; None takes photographs whole.
+        short_px: short side that photographs are resized to.
 
     Yields:
         Every photograph when its files are there, with the share of its pixels by name; with a
@@ -54,10 +56,15 @@ def segment_photos(
             background=background,
             window_px=window_px,
             stride_px=stride_px,
+            short_px=short_px,
         )
         for (path, photo), labels in zip(some, labelled, strict=True):
             found = labels.cpu().numpy()  # (H, W)
-            _write(job_of[path], photo, found, names, segmenter, background is not None)
+            job = job_of[path]
+            _write(job, photo, found, names, background=background is not None)
+            if job.groups is not None:
+                maps = segmenter.group_maps(photo, short_px=short_px)
+                save_picture(draw_groups(photo, [m.cpu().numpy() for m in maps]), job.groups)
             yield path, dict(zip(names, shares(found, len(names)).tolist(), strict=True))
 
 
@@ -66,13 +73,10 @@ def _write(
     photo: Photo,
     labels: npt.NDArray[np.int32],
     names: Sequence[str],
-    segmenter: GroupViTSegmenter,
+    *,
     background: bool,
 ) -> None:
-    """All files of one photograph."""
+    """The overlay of a photograph, and its labels if they are wanted."""
     save_picture(draw_overlay(photo, labels, names, background=background), job.overlay)
     if job.labels is not None:
         save_picture(label_picture(labels, len(names), background=background), job.labels)
-    if job.groups is not None:
-        maps = [stage.cpu().numpy() for stage in segmenter.group_maps(photo)]
-        save_picture(draw_groups(photo, maps), job.groups)
