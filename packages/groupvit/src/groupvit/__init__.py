@@ -39,7 +39,7 @@ from groupvit.texts import Texts
 from groupvit.training.checkpoint import load_model
 from groupvit.training.train import TrainResult, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BACKGROUND_THRESHOLDS",
