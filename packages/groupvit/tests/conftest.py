@@ -21,6 +21,7 @@ from groupvit import (
     TextConfig,
     TrainConfig,
     VisionConfig,
+    save_released,
 )
 
 Randomise = Callable[[nn.Module], None]
@@ -138,3 +139,18 @@ def colour_shard(tmp_path: Path, write_shard: WriteShard, jpeg: Callable[..., by
         members[f"{i:05d}.jpg"] = jpeg(COLOURS[name])
         members[f"{i:05d}.txt"] = f"a wall painted {name}".encode()
     return write_shard(tmp_path / "colours-00000.tar", members)
+
+
+@pytest.fixture
+def photo(tmp_path: Path, jpeg: Callable[..., bytes]) -> Path:
+    """One picture on disk."""
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg())
+    return path
+
+
+@pytest.fixture
+def released(tmp_path: Path, tiny_model: GroupViT) -> Path:
+    """The tiny model as a file in the layout of the release."""
+    save_released(tiny_model, tmp_path / "released.pth")
+    return tmp_path / "released.pth"

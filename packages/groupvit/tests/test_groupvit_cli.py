@@ -1,6 +1,5 @@
 """The command: verbs, exit codes, one line for an error."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,13 +7,11 @@ import torch
 from PIL import Image
 
 from groupvit import (
-    GroupViT,
     PairDataset,
     TrainConfig,
     TrainResult,
     load_model,
     load_released,
-    save_released,
 )
 from groupvit.cli import main
 
@@ -44,19 +41,6 @@ width = 32
 layers = 1
 heads = 2
 """
-
-
-@pytest.fixture
-def photo(tmp_path: Path, jpeg: Callable[..., bytes]) -> Path:
-    path = tmp_path / "photo.jpg"
-    path.write_bytes(jpeg())
-    return path
-
-
-@pytest.fixture
-def released(tmp_path: Path, tiny_model: GroupViT) -> Path:
-    save_released(tiny_model, tmp_path / "released.pth")
-    return tmp_path / "released.pth"
 
 
 def run(*argv: object) -> int:

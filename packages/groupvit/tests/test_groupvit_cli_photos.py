@@ -15,19 +15,6 @@ from groupvit.segmenting.photo import open_photo
 from groupvit.segmenting.segmenter import GroupViTSegmenter
 
 
-@pytest.fixture
-def photo(tmp_path: Path, jpeg: Callable[..., bytes]) -> Path:
-    path = tmp_path / "photo.jpg"
-    path.write_bytes(jpeg())
-    return path
-
-
-@pytest.fixture
-def released(tmp_path: Path, tiny_model: GroupViT) -> Path:
-    save_released(tiny_model, tmp_path / "released.pth")
-    return tmp_path / "released.pth"
-
-
 def run(*argv: object) -> int:
     return main([str(arg) for arg in argv])
 
