@@ -135,6 +135,7 @@ def test_a_trainer_finds_the_archive_by_its_entry_point(archive: ConceptArchive)
     ]
     assert entry.load() is open_source
     source = open_source(archive.folder, method="top", temperature=2.0)
+    assert source.fingerprint == archive.manifest["fingerprint"]
     assert (source.method, source.temperature) == ("top", 2.0)
     key = archive.keys[0]
     drawn = archive.sampler("top").sample(key, count=3, seed=0, epoch=0)

@@ -73,6 +73,22 @@ def test_checkpoint_without_checksums_is_read(saved: Checkpoint, tiny_recipe: Tr
     load_both(saved, tiny_recipe)
 
 
+def test_a_recipe_of_before_a_field_was_there_is_the_same(
+    saved: Checkpoint, tiny_recipe: TrainConfig
+) -> None:
+    path = saved.folder / "checkpoint.json"
+    header = json.loads(path.read_text())
+    for name in ("sets", "source", "sampling", "sampling_temperature"):
+        del header["config"]["data"][name]
+    del header["config"]["machine"]
+    path.write_text(json.dumps(header))
+    load_both(saved, tiny_recipe)
+    header["config"]["data"]["colour"] = 3
+    path.write_text(json.dumps(header))
+    with pytest.raises(CheckpointError, match=r"of another version.*unknown field 'data\.colour'"):
+        load_both(saved, tiny_recipe)
+
+
 @pytest.mark.parametrize("checked", [True, False])
 @pytest.mark.parametrize("left", [None, 0, 100, -1])
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])

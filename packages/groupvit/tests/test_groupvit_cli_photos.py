@@ -133,6 +133,10 @@ def test_classify_prints_the_likeliest_first(
     path, _, found = first.partition("\t")
     assert path == str(photo) and found == second.partition("\t")[2]
     assert found.startswith(f"{default[0][1]} 0.") and "," not in found
+    many = ("--classes", "dog, cat, sky, sea, cow, bus, car", "--checkpoint", released)
+    assert run("classify", photo, other, *many, "--top", 7) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.count(",") == second.count(",") == 6
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20000, 1), (1, 20000)], ids=str)
@@ -224,6 +228,12 @@ def test_wrong_words_and_places_are_one_line(
         (3, "bare: no picture in this folder", (tmp_path / "bare", *dog)),
         (1, "cannot be written", (photo, *out, photo / "below" / "new.png")),
         (2, "ends in .png", (photo, *dog, "--labels", tmp_path / "labels.bmp")),
+        (2, "is read, and would be", (photo, *out, photo, "--overwrite", "true")),
+        (
+            2,
+            "take it from --classes",
+            (photo, "--classes", "sky,background", *new, "--background", 0.5),
+        ),
         (2, "would be written twice", (photo, *dog, "--groups", tmp_path / "new.png")),
         (2, "name of a picture such as groups.png", (photo, *dog, "--groups", tmp_path / "g.x")),
         (2, "required", ("--classes", "dog", *new)),
@@ -260,6 +270,20 @@ def test_a_long_name_is_one_warning(
     args = ("--checkpoint", released, "--out", tmp_path / "new.png")
     assert run("segment", photo, "--classes", "cat, " + "dog " * 90, *args) == 0
     assert len(caplog.records) == 1 and "the name 'dog dog" in caplog.text
+
+
+def test_an_interrupt_says_what_comes_next(
+    photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("groupvit.cli.load_any", stop)
+    monkeypatch.setattr("groupvit.cli.load_recipe", stop)
+    assert run("classify", photo, "--classes", "dog", "--checkpoint", photo) == 4
+    assert capsys.readouterr().err == "groupvit: stopped\n"
+    assert run("train", "cc3m", "data", "run") == 4
+    assert capsys.readouterr().err == "groupvit: stopped; run it again to go on\n"
 
 
 def test_overwrite_replaces(photo: Path, released: Path, tmp_path: Path) -> None:

@@ -112,6 +112,40 @@ def test_a_pair_that_an_archive_does_not_know_is_named(
     check_covered(pairs, Blind())  # it cannot tell before a pair is drawn
 
 
+@pytest.mark.parametrize("error", [OSError("shard 3: gone"), ValueError("shard 3: damaged")])
+def test_a_damaged_archive_is_one_line(
+    colour_shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    pairs, _ = index_shards([colour_shard], dataset="toy")
+    source = Source(tmp_path, "top", 1.0)
+    data = PairDataset.from_config(pairs, CONFIG, 32, source=source)
+
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    for name, use in (
+        ("sample", lambda: data.texts(0, 0)),
+        ("__contains__", lambda: check_covered(pairs, source)),
+    ):
+        monkeypatch.setattr(Source, name, fail)
+        with pytest.raises(DataError, match=r"^concepts of toy/colours-00000/00000: shard 3"):
+            use()
+
+
+def test_a_source_that_can_tell_itself_is_part_of_what_is_trained_on(
+    colour_shard: Path, tmp_path: Path
+) -> None:
+    pairs, _ = index_shards([colour_shard], dataset="toy")
+    source = Source(tmp_path, "top", 1.0)
+    data = PairDataset.from_config(pairs, CONFIG, 32, source=source)
+    prints = [data.fingerprint]
+    assert prints == [pairs.fingerprint]
+    for text in ("one", "two"):
+        source.fingerprint = text  # type: ignore[attr-defined]  # a source need not have one
+        prints.append(data.fingerprint)
+    assert len(set(prints)) == 3
+
+
 def test_a_pair_that_is_never_drawn_need_not_be_known(
     tmp_path: Path, write_shard: Write, jpeg: Callable[..., bytes]
 ) -> None:

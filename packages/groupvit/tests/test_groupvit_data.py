@@ -43,6 +43,7 @@ def test_images_that_cannot_be_decoded_are_left_out(
     assert {s.id for s in skipped} == {"toy/s/half", "toy/s/text"}
     with pytest.raises(DataError, match="none of the images"):
         without_corrupt(pairs[1:])
+    assert without_corrupt(pairs[:1])[0].fingerprint == pairs[:1].fingerprint  # type: ignore[attr-defined]  # Pairs
 
 
 def filled(prompt: str, word: str) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from groupvit import GroupViT, ModelConfig, TextConfig, VisionConfig
-from groupvit.flops import step_flops, text_flops, vision_flops
+from groupvit.flops import peak_tflops, step_flops, text_flops, vision_flops
 from groupvit.model.text import TextTower
 from groupvit.model.vision import VisionTower
 from groupvit.texts import Texts
@@ -22,7 +22,19 @@ CONFIGS = {
     "published": PUBLISHED,
     "small": SMALL,
     "without pre-assignment": replace(SMALL, pre_assign=False),
+    "convolutional stem": replace(SMALL, stem="conv"),
 }
+
+
+@pytest.mark.parametrize(
+    ("gpu", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989),
+        ("NVIDIA GH200 480GB", 989), ("NVIDIA A100-SXM4-80GB", 312), ("Tesla T4", 0),
+    ],
+)  # fmt: skip
+def test_peaks_are_known_by_the_names_of_drivers(gpu: str, peak: float) -> None:
+    assert peak_tflops(gpu) == peak
 
 
 def counted(run: Callable[[], object]) -> FlopCounterMode:

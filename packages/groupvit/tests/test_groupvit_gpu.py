@@ -1,5 +1,6 @@
 """On a GPU the model, its gradients, training and segmentation are those of a CPU."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from groupvit import (
     Texts,
     TrainConfig,
     index_shards,
+    load_model,
     train,
 )
 from groupvit.model.noise import step_noise
@@ -88,8 +90,12 @@ def test_training_runs_and_goes_on(
     pairs, _ = index_shards([colour_shard], dataset="toy")
     data = PairDataset.from_config(pairs, config.data, 32)
     first = train(config, data, tmp_path, device=GPU)
-    again = train(config, data, tmp_path, device=GPU)
+    want = load_model(first.checkpoint).state_dict()
+    shutil.rmtree(first.checkpoint)
+    again = train(config, data, tmp_path, device=GPU)  # goes on after step 6
     assert first == again and first.checkpoint.name == "checkpoint-00000008"
+    for name, value in load_model(again.checkpoint).state_dict().items():
+        torch.testing.assert_close(value, want[name], rtol=1e-2, atol=1e-3)
 
 
 def test_stochastic_depth_and_gumbel_noise_are_those_of_a_cpu(tiny_config: ModelConfig) -> None:

@@ -282,6 +282,17 @@ def test_a_pool_has_its_fingerprint(shards: list[Path]) -> None:
     assert index_shards(shards, dataset="toy")[0].fingerprint == pairs.fingerprint
 
 
+def test_a_pool_of_other_keys_in_as_many_bytes_has_another_fingerprint(
+    tmp_path: Path, write_shard: Write, jpeg: Jpeg
+) -> None:
+    prints = set()
+    for key in ("a", "b"):
+        shard = write_shard(tmp_path / "s.tar", {f"{key}.jpg": jpeg(), f"{key}.txt": b"sky"})
+        for cache in (None, tmp_path / key):
+            prints.add(index_shards([shard], dataset="toy", cache=cache)[0].fingerprint)
+    assert len(prints) == 2
+
+
 def test_a_pair_takes_some_thirty_bytes() -> None:
     assert row_type(9).itemsize == 33  # img2dataset's keys have nine digits
     rows = np.zeros(1000, row_type(9))
@@ -404,7 +415,7 @@ def test_a_shard_that_is_no_file_or_closed_is_one_line(
 
 
 def test_of_a_repeated_key_the_first_image_and_caption_count(
-    tmp_path: Path, write_shard: Write, jpeg: Jpeg
+    tmp_path: Path, write_shard: Write, jpeg: Jpeg, caplog: pytest.LogCaptureFixture
 ) -> None:
     members = {
         "a.jpg": jpeg((9, 9, 9)),
@@ -415,6 +426,9 @@ def test_of_a_repeated_key_the_first_image_and_caption_count(
     pairs, skipped = index_shards([write_shard(tmp_path / "s.tar", members)], dataset="toy")
     assert described(pairs) == [("toy/s/a", "first", members["a.jpg"])]
     assert skipped == [Skipped("toy/s/a", "key occurs twice")]
+    assert caplog.messages == [
+        "1 keys occur twice, their first image and caption are kept; first toy/s/a"
+    ]
 
 
 def test_too_large_a_member_is_left_out(

@@ -27,6 +27,18 @@ def test_several_are_named_after_the_photographs(tmp_path: Path) -> None:
         plan([Path("a/dog.jpg"), Path("b/dog.jpg")], tmp_path, folders=True)
 
 
+def test_a_photograph_is_not_written_over(tmp_path: Path) -> None:
+    photos = [tmp_path / "dog.png", tmp_path / "cat.jpg"]
+    for photo in photos:
+        photo.touch()
+    for link in (tmp_path, tmp_path / "link"):
+        if not link.exists():
+            link.symlink_to(tmp_path)
+        with pytest.raises(UsageError, match=r"dog\.png: is read, and would be written over"):
+            plan(photos, link, overwrite=True, folders=True)
+    assert len(plan(photos[1:], tmp_path, folders=True)) == 1
+
+
 def test_what_cannot_be_written_is_said_before_work_starts(tmp_path: Path) -> None:
     photo, there = [Path("dog.jpg")], tmp_path / "there.png"
     there.write_text("mine")

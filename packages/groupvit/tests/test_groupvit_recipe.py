@@ -179,7 +179,7 @@ def test_sets_cannot_be_changed_and_may_be_copied() -> None:
         assert copy == config and isinstance(copy.sets, FrozenDict)
 
 
-NOMINAL = {  # pairs of each set, batch, concepts, source; groupvit.md 3.1, cocu.md 2
+NOMINAL = {  # pairs of each set, batch, concepts, source; arXiv:2202.11094, sec. 4; arXiv:2309.13505, sec. 4
     "gcc-yfcc": ((2_891_445, 11_156_203, 14_615_499), 4096, 3, "captions"),
     "gcc-redcaps": ((2_891_445, 11_156_203, 11_866_987), 4096, 0, "captions"),
     "cc3m": ((2_751_755,), 1024, 3, "captions"),

@@ -1,5 +1,6 @@
 """Training: a killed run goes on as if nothing had happened; what is kept when it fails."""
 
+import errno
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from groupvit import (
     DataConfig,
     DivergedError,
     GroupViT,
+    GroupViTError,
     MachineConfig,
     ModelConfig,
     OptimConfig,
@@ -213,6 +215,7 @@ def test_how_a_step_is_computed_may_change_when_a_run_goes_on(
     colour_shard: Path, tiny_recipe: TrainConfig, tmp_path: Path, kill_at: Callable[..., None]
 ) -> None:
     data = pairs_of(colour_shard, tiny_recipe)
+    unbroken = train(tiny_recipe, data, tmp_path / "unbroken", device=CPU)
     kill_at(4)
     with pytest.raises(KilledError):
         train(tiny_recipe, data, tmp_path, device=CPU)
@@ -222,6 +225,8 @@ def test_how_a_step_is_computed_may_change_when_a_run_goes_on(
     result = train(other, data, tmp_path, device=CPU)
     assert result.checkpoint.name == "checkpoint-00000008"
     assert 0 < json.loads(result.log.read_text().splitlines()[-1])["mfu"] < 1
+    for got, want in zip(lines(result.log), lines(unbroken.log), strict=True):
+        assert got["loss"] == pytest.approx(want["loss"], rel=1e-5)
 
 
 def test_other_pairs_in_the_same_folder_are_an_error(
@@ -232,6 +237,23 @@ def test_other_pairs_in_the_same_folder_are_an_error(
     fewer = PairDataset.from_config(list(data.pairs)[:-1], tiny_recipe.data, 32)
     with pytest.raises(CheckpointError, match="trained on other pairs"):
         train(tiny_recipe, fewer, tmp_path, device=CPU)
+
+
+def test_a_full_disk_at_a_line_of_the_log_is_one_line(
+    colour_shard: Path, tiny_recipe: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    data = pairs_of(colour_shard, tiny_recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr("groupvit.training.logs.SummaryWriter.add_scalar", full)
+        with pytest.raises(GroupViTError, match=r"log cannot be written \(No space left on dev"):
+            train(tiny_recipe, data, tmp_path, device=CPU)
+    (tmp_path / "file").touch()
+    with pytest.raises(GroupViTError, match=r"file: the log cannot be written \(File exists"):
+        train(tiny_recipe, data, tmp_path / "file", device=CPU)
+    assert train(tiny_recipe, data, tmp_path, device=CPU).checkpoint.is_dir()
 
 
 def test_another_recipe_in_the_same_folder_is_an_error(

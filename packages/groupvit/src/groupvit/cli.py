@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from jsonargparse import auto_cli
 from tqdm import tqdm
 
@@ -17,12 +16,13 @@ from groupvit.data.concepts import check_covered, check_source, open_concepts
 from groupvit.data.pairs import PairDataset
 from groupvit.data.pool import CheckImages, decodable, open_pool
 from groupvit.data.shards import Missing
+from groupvit.device import default_device, named_device
 from groupvit.errors import DataError, GroupViTError, UsageError
 from groupvit.model.groupvit import GroupViT
 from groupvit.recipe import load_recipe
 from groupvit.released.layouts import Layout
 from groupvit.released.weights import load_released, save_released
-from groupvit.segmenting.album import segment_photos
+from groupvit.segmenting.album import BACKGROUND_NAME, segment_photos
 from groupvit.segmenting.outputs import plan
 from groupvit.segmenting.photo import find_photos, read_photos
 from groupvit.segmenting.segmenter import GroupViTSegmenter
@@ -33,7 +33,7 @@ from groupvit.training.launch import Ranks, joined
 from groupvit.training.train import train as train_run
 
 SHOWN = 5
-"""Classes on the line of a photograph, if there are several photographs."""
+"""Classes on the line of a photograph that is segmented, if there are several."""
 
 
 def train(  # noqa: PLR0913  # every option of the command
@@ -90,7 +90,7 @@ def train(  # noqa: PLR0913  # every option of the command
     source = open_concepts(concepts, config.data, reader=concept_reader) if concepts else None
     check_source(config.data, source)
     cache = index or out / "index"
-    with joined(_device(device)) as where:
+    with joined(named_device(device) if device else None) as where:
         pairs = open_pool(
             config.data,
             data,
@@ -158,11 +158,16 @@ def segment(  # noqa: PLR0913  # every option of the command
         overwrite: replace files that are there.
     """
     names, threshold = read_names(classes), read_threshold(background)
+    if threshold is not None and BACKGROUND_NAME in names:
+        raise UsageError(
+            f"--background gives the name {BACKGROUND_NAME!r} to what is left; take it from "
+            "--classes"
+        )
     places = [photos] if isinstance(photos, str) else photos
     found = find_photos(places)
     folders = len(found) > 1 or any(Path(place).is_dir() for place in places)
     files = plan(found, out, labels=labels, groups=groups, overwrite=overwrite, folders=folders)
-    where = _device(device) or _best_device()
+    where = named_device(device) if device else default_device()
     model = load_any(checkpoint)
     sides = {"--short": short, "--window": window or None}
     for option, side in sides.items():
@@ -178,7 +183,11 @@ def segment(  # noqa: PLR0913  # every option of the command
         short_px=short or usual,
     )
     for path, share in tqdm(done, total=len(files), unit="photo", disable=_silent(found)):
-        _say(None if not folders else path, share)
+        if folders:
+            largest = sorted(share.items(), key=lambda item: -item[1])[:SHOWN]
+            _say(path, dict(largest))
+        else:
+            _say(None, share)
 
 
 def classify(
@@ -205,7 +214,7 @@ def classify(
     if top < 1:
         raise UsageError(f"--top needs at least 1, got {top}")
     found = find_photos([photos] if isinstance(photos, str) else photos)
-    where = _device(device) or _best_device()
+    where = named_device(device) if device else default_device()
     segmenter = GroupViTSegmenter(load_any(checkpoint).to(where))
     bank = segmenter.encode_classes(names, TEMPLATES_OF[templates])
     with tqdm(total=len(found), unit="photo", disable=_silent(found)) as bar:
@@ -261,7 +270,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # after --help
         return stop.code if isinstance(stop.code, int) else UsageError.exit_code
     except KeyboardInterrupt:
-        print("groupvit: stopped; run it again to go on", file=sys.stderr)
+        again = "; run it again to go on" if args[:1] == ["train"] else ""
+        print(f"groupvit: stopped{again}", file=sys.stderr)
         return 4
     return 0
 
@@ -271,24 +281,10 @@ def console() -> None:
     sys.exit(main())
 
 
-def _device(name: str | None) -> torch.device | None:
-    """The device of that name; None stays None."""
-    if name is None:
-        return None
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: {str(error).partition(chr(10))[0]}") from error
-
-
 def _print_once(result: str) -> None:
     """Print a result, once however many ranks there are."""
     if Ranks.current().is_first:
         print(result)
-
-
-def _best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _gather(argv: list[str]) -> list[str]:
@@ -307,11 +303,10 @@ def _silent(photos: Sequence[Path]) -> bool | None:
 
 
 def _say(path: Path | None, share: Mapping[str, float]) -> None:
-    """Print a line for every class; or one with the largest, if a path stands in front."""
+    """Print a line for every class; or one for all of them, if a path stands in front."""
     if path is None:
         lines = [f"{value:.4f}\t{name}" for name, value in share.items()]
     else:
-        largest = sorted(share.items(), key=lambda item: -item[1])[:SHOWN]
-        found = [f"{name} {value:.2f}" for name, value in largest if value > 0]
+        found = [f"{name} {value:.2f}" for name, value in share.items() if value > 0]
         lines = [f"{path}\t{', '.join(found)}"]
     tqdm.write("\n".join(lines), file=sys.stdout)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from groupvit.frozen import FrozenDict
+from groupvit.precision import Precision
 
 
 def _check_at_least(least: int, **values: int) -> None:
@@ -16,7 +17,7 @@ def _check_at_least(least: int, **values: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionConfig:
-    """The grouping image tower; the defaults are the published model (spec of arXiv:2202.11094)."""
+    """The grouping image tower; the defaults are the published model (arXiv:2202.11094)."""
 
     image_px: int = 224
     """Side of the square training image."""
@@ -85,6 +86,13 @@ class VisionConfig:
             raise ValueError(f"init_std must be > 0, got {self.init_std}")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}")
+
+    @property
+    def stem_widths(self) -> tuple[int, ...]:
+        """Channels after each convolution of stride 2 of a `conv` stem."""
+        halvings = self.patch_px.bit_length() - 1
+        narrow = (max(self.width >> (halvings - 1 - i), 16) for i in range(halvings - 1))
+        return (*narrow, self.width)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,9 +235,9 @@ class OptimConfig:
     clip_grad_norm: float = 5.0
     """Largest global gradient norm."""
 
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Autocast dtype; weights and optimizer state stay float32. `auto` is bfloat16 on processors
-    that multiply it in hardware."""
+    precision: Precision = "auto"
+    """Autocast of the towers; weights and optimizer state stay float32. `auto` is bfloat16 on
+    processors that multiply it in hardware."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.total_steps:
@@ -267,7 +275,7 @@ class MachineConfig:
 
     peak_tflops: float = 0.0
     """Peak of the processor in the dtype that is trained in, of which `mfu` in the log is the used
-    share; 0 takes that of a known GPU, or leaves `mfu` out."""
+    share; 0 takes that of a known GPU in bfloat16, or leaves `mfu` out."""
 
     def __post_init__(self) -> None:
         _check_at_least(0, chunk=self.chunk)

@@ -4,19 +4,29 @@ Matrix products and convolutions alone, as is usual; they equal what `torch.util
 counts. A training step takes three times the forward pass.
 """
 
+from itertools import pairwise
+
 import torch
 
 from groupvit.config import ModelConfig, TextConfig, VisionConfig
 from groupvit.texts import Texts
 
-PEAKS = {"H100": 989.0, "H200": 989.0, "GH200": 989.0, "B200": 2250.0, "A100": 312.0, "L40S": 362.0}
-"""Dense bfloat16 TFLOP/s of GPUs, by their makers' data sheets."""
+PEAKS = {
+    "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200 NVL": 835.0, "H200": 989.0,
+    "B200": 2250.0, "A100": 312.0, "L40S": 362.0,
+}  # fmt: skip
+"""Dense bfloat16 TFLOP/s by what the name of a GPU contains, by their maker's data sheets."""
+
+
+def peak_tflops(gpu: str) -> float:
+    """Dense bfloat16 TFLOP/s of a GPU, as its driver calls it; 0 if it is not known."""
+    return next((peak for known, peak in PEAKS.items() if known in gpu), 0.0)
 
 
 def vision_flops(config: VisionConfig) -> int:
     """Of the image tower and one image at the training size, without the projector."""
     width, patches = config.width, (config.image_px // config.patch_px) ** 2
-    total = 2 * patches * 3 * config.patch_px**2 * width
+    total = _stem(config)
     tokens = patches
     groups_of = [*config.group_tokens, 0]
     for index, depth in enumerate(config.depths):
@@ -56,6 +66,17 @@ def step_flops(config: ModelConfig, pairs: int, texts: Texts) -> int:
 def _block(tokens: int, width: int) -> int:
     """Projections 4 C^2, MLP 8 C^2 and both attention products of a transformer block."""
     return 2 * tokens * 12 * width**2 + 4 * tokens**2 * width
+
+
+def _stem(config: VisionConfig) -> int:
+    """Of the linear layer over patches, or of the convolutions in its place."""
+    side, width = config.image_px // config.patch_px, config.width
+    if config.stem == "patch":
+        return 2 * side**2 * 3 * config.patch_px**2 * width
+    total = 2 * side**2 * 9 * width**2  # the two at the end
+    for halvings, (low, high) in enumerate(pairwise([3, *config.stem_widths]), 1):
+        total += (config.image_px >> halvings) ** 2 * 9 * low * high
+    return 2 * total
 
 
 def _grouping(tokens: int, groups: int, out: int, width: int, *, pre_assign: bool) -> int:

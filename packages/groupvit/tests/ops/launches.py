@@ -24,7 +24,7 @@ def run() -> None:
             )
             out = group_assign_triton(query, torch.rand(2, groups), points, noise, 1, 0.05, 1.0)
             up = (torch.rand_like(out[0]), torch.rand_like(out[1]))
-            group_assign_backward_triton(*up, query, points, *out, 0.05, 1.0)
+            group_assign_backward_triton(*up, query, points, *out, 0.05)
     rows, columns = torch.rand(1024, 256).bfloat16(), torch.rand(3072, 256).bfloat16()
     sums = two_way_logsumexp_triton(rows, columns, torch.tensor(5.0))
     two_way_logsumexp_backward_triton(*sums, rows, columns, torch.tensor(5.0), *sums)

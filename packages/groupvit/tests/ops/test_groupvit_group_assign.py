@@ -39,10 +39,10 @@ def inputs(shape: tuple[int, int, int, int], dtype: torch.dtype = torch.float32)
 def test_worked_example() -> None:
     query = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]])  # (1, 3, 2)
     tokens = torch.tensor([[[4.0, 0.0], [2.0, 2.0], [0.0, 3.0], [1.0, 0.0]]])  # (1, 4, 2)
-    mean, fill, soft, label = group_assign(query, torch.zeros(1, 3), tokens, None, 0, 1.0, 1.0)
+    mean, size, soft, label = group_assign(query, torch.zeros(1, 3), tokens, None, 0, 1.0, 1.0)
     assert label.tolist() == [[0, 0, 1, 0]]  # the second token ties: lowest group
     assert mean.tolist() == [[[7 / 4, 2 / 4], [0, 3 / 2], [0, 0]]]
-    torch.testing.assert_close(fill, torch.tensor([[3 / 4, 1 / 2, 0]]))
+    assert size.tolist() == [[4, 2, 1]]
     want = torch.tensor([4.0, 0.0, -4.0]).softmax(dim=0)
     torch.testing.assert_close(soft[0, :, 0], want)
 
@@ -50,10 +50,10 @@ def test_worked_example() -> None:
 def test_bias_and_damping_enter_as_written() -> None:
     query, bias, tokens = inputs((2, 4, 9, 6))
     bias = bias + torch.tensor([0.0, 0.0, 1000.0, 0.0])  # everyone chooses the third
-    mean, fill, _, label = group_assign(query, bias, tokens, None, 0, 0.5, 3.0)
+    mean, size, _, label = group_assign(query, bias, tokens, None, 0, 0.5, 3.0)
     assert label.unique().tolist() == [2]
     torch.testing.assert_close(mean[:, 2], tokens.sum(dim=1) / 12)
-    torch.testing.assert_close(fill[:, 2], torch.full((2,), 9 / 12))
+    assert size.tolist() == [[3, 3, 12, 3]] * 2
 
 
 def test_projections_fold_exactly() -> None:
@@ -67,8 +67,8 @@ def test_projections_fold_exactly() -> None:
     key, value = F.linear(x, wk, bk), F.linear(x, wv, bv)
     hard = straight_through((q @ key.mT * 0.3).softmax(dim=1))
     want = hard @ value / (hard.sum(dim=2, keepdim=True) + 1)
-    mean, fill, _, _ = group_assign(q @ wk, q @ bk, x, None, 0, 0.3, 1.0)
-    torch.testing.assert_close(F.linear(mean, wv) + fill[..., None] * bv, want)
+    mean, size, _, _ = group_assign(q @ wk, q @ bk, x, None, 0, 0.3, 1.0)
+    torch.testing.assert_close(F.linear(mean, wv) + (1 - 1 / size)[..., None] * bv, want)
 
 
 def test_straight_through_is_exactly_one_hot_and_a_tie_takes_the_lowest_group() -> None:
@@ -80,17 +80,20 @@ def test_straight_through_is_exactly_one_hot_and_a_tie_takes_the_lowest_group() 
     assert tied.argmax(dim=1).tolist() == [[1, 0]]
 
 
+@pytest.mark.parametrize("damping", [1.0, 1e-8])
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["plain", "noisy"])
-def test_gradient_is_that_of_the_straight_through_estimator(noise: Tensor | None) -> None:
+def test_gradient_is_that_of_the_straight_through_estimator(
+    noise: Tensor | None, damping: float
+) -> None:
     """The op's formulas against autograd through its reference, in float64."""
     shape = (2, 5, 13, 7)
     query, bias, tokens = leaves = [t.double().requires_grad_() for t in inputs(shape)]
     results = []
     for op in (group_assign, assign):
-        mean, fill, _, _ = op(query, bias, tokens, noise, 1, 0.4, 1.0)
+        mean, size, _, _ = op(query, bias, tokens, noise, 1, 0.4, damping)
         up = torch.Generator().manual_seed(3)
-        weights = [torch.randn(t.shape, generator=up, dtype=torch.float64) for t in (mean, fill)]
-        results.append(torch.autograd.grad([mean, fill], leaves, weights))
+        weights = [torch.randn(t.shape, generator=up, dtype=torch.float64) for t in (mean, size)]
+        results.append(torch.autograd.grad([mean, size], leaves, weights))
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want)
 
@@ -109,6 +112,21 @@ def test_gradient_is_the_equation_of_the_paper() -> None:
     dh = upstream / size - (upstream * h).sum(dim=2, keepdim=True) / size**2
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, y * (dh - (y * dh).sum(dim=1, keepdim=True)))
+
+
+def test_autocast_does_not_round_sums() -> None:
+    torch.manual_seed(0)
+    query, tokens = torch.randn(1, 8, 384), torch.randn(1, 196, 384)
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = [query.to(dtype).requires_grad_(), torch.zeros(1, 8), tokens.to(dtype)]
+        results = []
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                outputs = group_assign(*leaves, None, 0, 0.05, 1.0)
+                grad = torch.autograd.grad(outputs[0].float().square().sum(), leaves[0])
+            results.append([*outputs, *grad])
+        for plain, cast in zip(*results, strict=True):
+            assert torch.equal(plain, cast)
 
 
 def test_noise_draws_groups_as_often_as_the_softmax_says() -> None:
@@ -146,6 +164,8 @@ def test_wrong_arguments_are_named() -> None:
         group_assign(query, bias[:, :2], tokens, *plain)
     with pytest.raises(ValueError, match=r"one type, got torch\.float32, torch\.bfloat16"):
         group_assign(query, bias, tokens.bfloat16(), *plain)
+    with pytest.raises(ValueError, match=r"noise must be \(2,\) int64, got \(3,\)"):
+        group_assign(query, bias, tokens, torch.arange(3), 0, 1.0, 1.0)
     with pytest.raises(ValueError, match="damping must be > 0, got 0"):
         group_assign(query, bias, tokens, None, 0, 1.0, 0.0)
 
@@ -171,8 +191,8 @@ def test_kernel_is_the_reference(
     scale = shape[3] ** -0.5
     query, bias, tokens = leaves = [t.requires_grad_() for t in inputs(shape, dtype)]
     want = assign(query.float(), bias, tokens.float(), noise, 3, scale, 1.0)
-    up_mean, up_fill = torch.randn(want[0].shape).to(dtype), torch.randn(want[1].shape)
-    want_grad = torch.autograd.grad(want[:2], leaves, [up_mean.float(), up_fill])
+    up_mean, up_size = torch.randn(want[0].shape).to(dtype), torch.randn(want[1].shape)
+    want_grad = torch.autograd.grad(want[:2], leaves, [up_mean.float(), up_size])
 
     query, bias, tokens = (t.detach().to(kernel_device) for t in leaves)
     moved_noise = noise if noise is None else noise.to(kernel_device)
@@ -180,8 +200,8 @@ def test_kernel_is_the_reference(
     assert torch.equal(got[3].cpu(), want[3])  # the same choice for every token
     for ours, theirs in zip(got[:3], want[:3], strict=True):
         near(ours, theirs.detach(), ours.dtype)
-    ups = up_mean.to(kernel_device), up_fill.to(kernel_device)
-    grad = group_assign_backward_triton(*ups, query, tokens, *got, scale, 1.0)
+    ups = up_mean.to(kernel_device), up_size.to(kernel_device)
+    grad = group_assign_backward_triton(*ups, query, tokens, *got, scale)
     for ours, theirs in zip(grad, want_grad, strict=True):
         near(ours, theirs, dtype)
 

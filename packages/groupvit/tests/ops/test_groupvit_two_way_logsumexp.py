@@ -81,7 +81,7 @@ def test_wrong_arguments_are_named() -> None:
         two_way_logsumexp(rows[:0], rows, scale)
     with pytest.raises(ValueError, match=r"one type, got torch\.float32, torch\.float16"):
         two_way_logsumexp(rows, rows.half(), scale)
-    with pytest.raises(ValueError, match=r"scale must be a scalar, got \(1,\)"):
+    with pytest.raises(ValueError, match=r"a torch\.float32 scalar, got \(1,\)"):
         two_way_logsumexp(rows, rows, scale[None])
 
 

@@ -46,6 +46,11 @@ class ConceptSampler:
     def __contains__(self, key: object) -> bool:
         return key in self._open()
 
+    @property
+    def fingerprint(self) -> str:
+        """Differs between archives that were built from other inputs or in another way."""
+        return str(self._open().manifest["fingerprint"])
+
     def sample(self, key: str, *, count: int, seed: int, epoch: int) -> list[str]:
         """Draw distinct concept names of one pair.
 
@@ -57,6 +62,7 @@ class ConceptSampler:
 
         Raises:
             KeyError: no such pair.
+            FormatError: a file of the archive is damaged.
         """
         batch = self._open().pair(key)
         hashes = np.array([hash_key(key)], np.uint64)  # (1,)

@@ -16,7 +16,7 @@ from groupvit.bench.steps import (
     our_step,
     their_step,
 )
-from groupvit.flops import PEAKS
+from groupvit.flops import peak_tflops
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +118,7 @@ STEPS: Mapping[str, Callable[[torch.device, Work], Callable[[], object]]] = {
 
 
 def _utilisation(device: torch.device, flops_per_s: float) -> Figures:
-    name = torch.cuda.get_device_name(device).split()
-    peak = next((peak for known, peak in PEAKS.items() if known in name), None)
+    peak = peak_tflops(torch.cuda.get_device_name(device))
     figures: Figures = {"tflops": flops_per_s / 1e12}
     return figures | ({"mfu": flops_per_s / (peak * 1e12)} if peak else {})
 

@@ -165,8 +165,8 @@ def assign_case(
     noise, scale = torch.tensor([1, 0], device=device), WIDTH**-0.5
 
     def ours(query: Tensor, bias: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        mean, fill, _, _ = group_assign(query, bias, points, noise, 0, scale, 1.0)
-        return mean, fill
+        mean, size, _, _ = group_assign(query, bias, points, noise, 0, scale, 1.0)
+        return mean, size
 
     def reference(query: Tensor, bias: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         return assign(query, bias, points, noise, 0, scale, 1.0)[:2]

@@ -13,7 +13,7 @@ from groupvit.config import ModelConfig, OptimConfig
 from groupvit.flops import step_flops
 from groupvit.model.groupvit import GroupViT
 from groupvit.model.noise import step_noise
-from groupvit.precision import wants_bfloat16
+from groupvit.precision import Precision, wants_bfloat16
 from groupvit.texts import Texts
 from groupvit.training.schedule import build_optimizer
 from groupvit.training.step import training_step
@@ -62,19 +62,21 @@ def our_model(device: torch.device, *, compiled: bool = False) -> GroupViT:
     return model
 
 
-def our_step(model: GroupViT, work: Work, precision: str = "auto") -> Callable[[], object]:
+def our_step(model: GroupViT, work: Work, precision: Precision = "auto") -> Callable[[], object]:
     """A step of training, as `groupvit.train` does it."""
-    config = OptimConfig(total_steps=100, precision=precision)  # type: ignore[arg-type]  # a choice
+    config = OptimConfig(total_steps=100, precision=precision)
     optimizer = build_optimizer(model.train(), config)
     noise = step_noise(1, device=work.images.device)
     return lambda: training_step(model, optimizer, work.images, work.texts, noise, config, 1e-4)
 
 
-def their_step(model: HuggingFace, work: Work, precision: str = "auto") -> Callable[[], object]:
+def their_step(
+    model: HuggingFace, work: Work, precision: Precision = "auto"
+) -> Callable[[], object]:
     """The same of Hugging Face's model: losses, clipping, AdamW."""
     device = work.images.device
     optimizer = build_optimizer(model.train(), OPTIM)
-    half = wants_bfloat16(precision, device)  # type: ignore[arg-type]  # a choice
+    half = wants_bfloat16(precision, device)
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -87,9 +89,11 @@ def their_step(model: HuggingFace, work: Work, precision: str = "auto") -> Calla
     return step
 
 
-def our_inference(model: GroupViT, work: Work, precision: str = "auto") -> Callable[[], object]:
+def our_inference(
+    model: GroupViT, work: Work, precision: Precision = "auto"
+) -> Callable[[], object]:
     """Image and text vectors."""
-    half = wants_bfloat16(precision, work.images.device)  # type: ignore[arg-type]  # a choice
+    half = wants_bfloat16(precision, work.images.device)
 
     @torch.inference_mode()
     def infer() -> object:
@@ -102,10 +106,10 @@ def our_inference(model: GroupViT, work: Work, precision: str = "auto") -> Calla
 
 
 def their_inference(
-    model: HuggingFace, work: Work, precision: str = "float32"
+    model: HuggingFace, work: Work, precision: Precision = "float32"
 ) -> Callable[[], object]:
     """The same of Hugging Face's model."""
-    half = wants_bfloat16(precision, work.images.device)  # type: ignore[arg-type]  # a choice
+    half = wants_bfloat16(precision, work.images.device)
 
     @torch.inference_mode()
     def infer() -> object:

@@ -1,6 +1,7 @@
 """Where prompted concepts come from, if not from captions: concept archives of other packages."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -14,14 +15,19 @@ from groupvit.errors import DataError, RecipeError, UsageError
 
 ENTRY_POINTS = "groupvit.concept_source"
 """Group of entry points, each a callable `(path, *, method, temperature) -> ConceptSource` that
-raises OSError or ValueError, with one line, for a path that it cannot open."""
+raises OSError or ValueError, with one line, for a path that it cannot open, as do the methods of
+the source for a damaged file."""
 
 CHECKED = 100_000
 """Pairs that are looked up in a source before training."""
 
 
 class ConceptSource(Protocol):
-    """Where the prompted concepts of a pair come from, if not from its caption."""
+    """Where the prompted concepts of a pair come from, if not from its caption.
+
+    It may have an attribute `fingerprint`, a text: a run that is resumed wants the same one. It may
+    answer `key in source`: pairs that it does not know are then found before training.
+    """
 
     def sample(self, key: str, *, count: int, seed: int, epoch: int) -> Sequence[str]:
         """Draw at most `count` different concepts of the pair `key` ("dataset/shard/key").
@@ -30,6 +36,7 @@ class ConceptSource(Protocol):
 
         Raises:
             KeyError: no such pair.
+            OSError, ValueError: a file cannot be read, in one line.
         """
         ...
 
@@ -102,8 +109,21 @@ def check_covered(pairs: Sequence[Location], source: ConceptSource) -> None:
     numbers = np.linspace(0, len(pairs) - 1, min(len(pairs), CHECKED)).round()
     for number in numbers.astype(np.int64).tolist():
         pair = pairs[number]
-        if pair.id not in source and _decodes(pair):
+        with reading_concepts(pair.id):
+            known = pair.id in source
+        if not known and _decodes(pair):
             raise missing_concepts(pair.id)
+
+
+@contextmanager
+def reading_concepts(key: str) -> Iterator[None]:
+    """Turn what a source raises into one line: `DataError`."""
+    try:
+        yield
+    except KeyError as error:
+        raise missing_concepts(key) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"concepts of {key}: {error}") from error
 
 
 def missing_concepts(key: str) -> DataError:

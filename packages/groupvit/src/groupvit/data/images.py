@@ -51,7 +51,8 @@ def without_corrupt(pairs: Sequence[Location]) -> tuple[Sequence[Location], list
         pairs: from `index_shards`, or any sequence.
 
     Returns:
-        pairs that can be trained on (`Pairs` of `Pairs`, else a list), and the others.
+        pairs that can be trained on (of `Pairs` `Pairs`, else a list; what was given if all
+        can), and the others.
 
     Raises:
         DataError: none can be decoded, or a shard cannot be read.
@@ -70,6 +71,8 @@ def without_corrupt(pairs: Sequence[Location]) -> tuple[Sequence[Location], list
         log.warning("%d images left out, first: %s", len(skipped), skipped[0])
     if not kept:
         raise DataError("none of the images can be decoded")
+    if not skipped:
+        return pairs, skipped
     if isinstance(pairs, Pairs):
         return pairs.select(np.array(kept, np.int64)), skipped
     return [pairs[number] for number in kept], skipped

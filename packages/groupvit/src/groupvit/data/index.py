@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
-from groupvit.data.indexfile import IndexFile
+from groupvit.data.indexfile import IndexFile, npy
 from groupvit.data.table import Rows
 from groupvit.errors import DataError
 
@@ -78,6 +79,11 @@ class Shard:
     pairs: int
     table: IndexFile | Rows
 
+    @property
+    def crc32(self) -> int:
+        """Of the table, as it is or would be on disk."""
+        return self.table.crc32 if isinstance(self.table, IndexFile) else crc32(npy(self.table))
+
     def open(self) -> Rows:
         """The table, (n,) records; mapped, if it is on disk."""
         return self.table.rows() if isinstance(self.table, IndexFile) else self.table
@@ -144,13 +150,13 @@ class Pairs(Sequence[Location]):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the names, sizes and numbers of pairs of all shards, and of the selection.
+        """SHA-256 of the names, sizes and tables of all shards, and of the selection.
 
-        Two pools with the same one hold the same pairs in the same order.
+        Two pools with the same one have the same keys at the same places, in the same order.
         """
         digest = hashlib.sha256()
         for shard in self.shards:
-            digest.update(f"{shard.prefix}\0{shard.size}\0{shard.pairs}\n".encode())
+            digest.update(f"{shard.prefix}\0{shard.size}\0{shard.crc32}\n".encode())
         if self._rows is not None:
             digest.update(self._rows.astype("<i8").tobytes())
         return digest.hexdigest()

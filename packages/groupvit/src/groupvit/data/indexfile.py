@@ -72,15 +72,20 @@ class IndexFile:
         return rows
 
 
+def npy(rows: Rows) -> bytes:
+    """A table in NumPy's format."""
+    memory = io.BytesIO()
+    np.lib.format.write_array(memory, rows, version=(1, 0), allow_pickle=False)
+    return memory.getvalue()
+
+
 def save_index(path: Path, table: ShardTable, state: ShardState) -> IndexFile:
     """Write a table, whole or not at all.
 
     Raises:
         DataError: it cannot be written.
     """
-    memory = io.BytesIO()
-    np.lib.format.write_array(memory, table.rows, version=(1, 0), allow_pickle=False)
-    array = memory.getvalue()
+    array = npy(table.rows)
     crc32 = zlib.crc32(array)
     header = {
         "kind": KIND,

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from groupvit.data.index import Pairs, Shard, Skipped
 from groupvit.data.indexfile import ShardState, find_index, save_index
 from groupvit.data.streams import stream
-from groupvit.data.table import read_table
+from groupvit.data.table import TWICE, read_table
 from groupvit.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ def index_shards(
 
     Returns:
         pairs in order of shard and place, and what was left out: keys without image or caption,
-        captions that are not UTF-8, names that are not safe, keys that occur twice.
+        captions that are not UTF-8, names that are not safe; also keys that occur twice, whose
+        first image and caption are kept.
 
     Raises:
         DataError: no shard, a shard that is not a whole tar file, an index of another version, or
@@ -219,11 +220,17 @@ def _leave_interrupts() -> None:
 
 
 def _warn(skipped: Sequence[Skipped]) -> None:
-    """One line for all that was left out."""
-    if skipped:
-        counts = Counter(one.reason for one in skipped).most_common()
+    """One line for all that was left out, and one for keys that occur twice."""
+    left = [one for one in skipped if one.reason != TWICE]
+    twice = [one for one in skipped if one.reason == TWICE]
+    if left:
+        counts = Counter(one.reason for one in left).most_common()
         told = ", ".join(f"{count} {reason}" for reason, count in counts)
         log.warning(
-            "%d pairs left out: %s; first %s (%s)",
-            len(skipped), told, skipped[0].id, skipped[0].reason,
+            "%d pairs left out: %s; first %s (%s)", len(left), told, left[0].id, left[0].reason
+        )
+    if twice:
+        log.warning(
+            "%d keys occur twice, their first image and caption are kept; first %s",
+            len(twice), twice[0].id,
         )  # fmt: skip

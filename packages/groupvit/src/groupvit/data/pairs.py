@@ -16,7 +16,11 @@ from torch.utils.data import Dataset
 
 from groupvit.config import DataConfig
 from groupvit.data.augment import Augmentation, augmentation
-from groupvit.data.concepts import ConceptSource, check_source, missing_concepts
+from groupvit.data.concepts import (
+    ConceptSource,
+    check_source,
+    reading_concepts,
+)
 from groupvit.data.images import UndecodableError, decode
 from groupvit.data.index import Location, Pairs, Skipped
 from groupvit.data.loader import Draw, PairLoader
@@ -96,13 +100,18 @@ class PairDataset(Dataset[Draw]):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what the pool is: runs on pools that differ in it see other pairs in a step.
+        """SHA-256 of what is drawn from: runs that differ in it see other pairs or concepts.
 
-        That of `Pairs`; of any other sequence, of its ids.
+        That of `Pairs`, or the ids of any other sequence; with that of the source, if it has one.
         """
         if isinstance(self.pairs, Pairs):
-            return self.pairs.fingerprint
-        return hashlib.sha256("\n".join(pair.id for pair in self.pairs).encode()).hexdigest()
+            pool = self.pairs.fingerprint
+        else:
+            pool = hashlib.sha256("\n".join(p.id for p in self.pairs).encode()).hexdigest()
+        source = getattr(self.source, "fingerprint", None)
+        if source is None:
+            return pool
+        return hashlib.sha256(f"{pool}\n{source}".encode()).hexdigest()
 
     def __getitem__(self, place: Place) -> Draw:
         """Pair `index` as it is drawn in `epoch`.
@@ -155,10 +164,8 @@ class PairDataset(Dataset[Draw]):
             count = min(self.concepts, len(words))
             chosen = rng.choice(len(words), count, replace=False).tolist() if count else []
             return [words[i] for i in chosen]
-        try:
+        with reading_concepts(key):
             return self.source.sample(key, count=self.concepts, seed=self.seed, epoch=epoch)
-        except KeyError as error:
-            raise missing_concepts(key) from error
 
     def _load(self, index: int, pair: Location) -> tuple[Image.Image, str]:
         """Image and caption of a pair, from memory if they are kept."""

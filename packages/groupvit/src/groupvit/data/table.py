@@ -19,6 +19,8 @@ LARGEST_IMAGE, LARGEST_CAPTION = 1 << 30, 1 << 24
 
 Rows = npt.NDArray[np.void]
 """(n,) records of `row_type`, in the order of the images in the shard."""
+TWICE = "key occurs twice"
+"""Said of a pair that is kept: its first image and caption count."""
 _Places = dict[bytes, tuple[int, int]]  # key -> offset and size
 # control characters, a backslash, an absolute path, ".." in it: no part of an id
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|^/|(?:^|/)\.\.(?:/|$)")
@@ -31,7 +33,7 @@ class ShardTable:
     rows: Rows
     """(n,) one record a pair."""
     skipped: tuple[tuple[str, str], ...]
-    """Key and reason of what was left out."""
+    """Key and reason of what was left out, and of keys that occur twice."""
 
 
 def row_type(key_bytes: int) -> np.dtype[np.void]:
@@ -94,10 +96,6 @@ def _collect(
             faults[key] = f"{what} too large"
         elif what == "caption" and not _is_utf8(reader.read(member.offset, member.size)):
             faults[key] = "caption is not UTF-8"
-
-
-TWICE = "key occurs twice"
-"""Said of a pair that is not left out: its first image and caption count."""
 
 
 def _join(images: _Places, captions: _Places, faults: dict[bytes, str]) -> ShardTable:

@@ -62,7 +62,7 @@ class GroupAssign(nn.Module):
         query = self.query(groups)  # (B, G, C)
         bias = (wide(query) * self.key.bias).sum(dim=-1)  # (B, G), query . key bias
         folded = query @ self.key.weight  # (B, G, C)
-        mean, fill, soft, _ = group_assign(
+        mean, size, soft, _ = group_assign(
             folded,
             bias,
             segments.to(folded.dtype),
@@ -71,7 +71,8 @@ class GroupAssign(nn.Module):
             self.scale,
             self.damping,
         )
-        value = F.linear(mean, self.value.weight) + fill[..., None] * self.value.bias
+        fill = (1 - self.damping / size)[..., None]  # (B, G, 1), the tokens' share of a mean
+        value = F.linear(mean, self.value.weight) + fill * self.value.bias
         return self.out(value), soft
 
 

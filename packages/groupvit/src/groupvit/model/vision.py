@@ -42,11 +42,10 @@ class ConvStem(nn.Sequential):
     arXiv:2106.14881, show that such stems train faster than one linear layer).
     """
 
-    def __init__(self, patch_px: int, dim: int) -> None:
-        halvings = patch_px.bit_length() - 1
-        widths = [3, *(max(dim >> (halvings - 1 - i), 16) for i in range(halvings - 1)), dim]
+    def __init__(self, config: VisionConfig) -> None:
+        dim = config.width
         layers: list[nn.Module] = []
-        for low, high in pairwise(widths):
+        for low, high in pairwise([3, *config.stem_widths]):
             layers += [nn.Conv2d(low, high, 3, stride=2, padding=1), nn.GELU()]
         super().__init__(*layers[:-1], ConvResidual(dim), ConvResidual(dim))
 
@@ -77,7 +76,7 @@ class PatchEmbed(nn.Module):
         side, dim = config.image_px // config.patch_px, config.width
         self.grid = (side, side)
         self.projection = (
-            ConvStem(config.patch_px, dim)
+            ConvStem(config)
             if config.stem == "conv"
             else nn.Conv2d(3, dim, config.patch_px, stride=config.patch_px)
         )

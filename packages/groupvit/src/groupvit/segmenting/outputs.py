@@ -42,8 +42,8 @@ def plan(
 
     Raises:
         GroupViTError: a folder cannot be written.
-        UsageError: a file exists, its suffix is not that of a picture, or two pictures would be
-            written to the same file.
+        UsageError: a file exists, its suffix is not that of a picture, it is one of the pictures
+            that are read, or two would be written to the same file.
     """
     places = {"out": out, "labels": labels, "groups": groups}
     files: dict[str, Sequence[Path | None]] = {}
@@ -53,7 +53,8 @@ def plan(
         for file in files[option]:
             if file is not None:
                 _check_free(file, option, overwrite)
-    _check_apart([file for column in files.values() for file in column if file is not None])
+    written = [file for column in files.values() for file in column if file is not None]
+    _check_apart(written, photos)
     for place in places.values():
         if place is not None:
             _check_writable(place if folders else place.parent)
@@ -97,7 +98,11 @@ def _check_free(file: Path, option: str, overwrite: bool) -> None:
         raise UsageError(f"--labels needs a name that ends in .png, got {file}")
 
 
-def _check_apart(files: Sequence[Path]) -> None:
+def _check_apart(files: Sequence[Path], photos: Sequence[Path]) -> None:
+    read = {photo.resolve() for photo in photos}
+    for file in files:
+        if file.resolve() in read:
+            raise UsageError(f"{file}: is read, and would be written over; choose another name")
     twice = [file for file, count in Counter(files).items() if count > 1]
     if twice:
         raise UsageError(f"{twice[0]}: would be written twice")

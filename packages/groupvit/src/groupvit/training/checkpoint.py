@@ -6,8 +6,7 @@ import pickle
 import re
 import shutil
 import textwrap
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
-from groupvit.config import TrainConfig
+from groupvit.config import MachineConfig, TrainConfig
 from groupvit.errors import CheckpointError, RecipeError
 from groupvit.model.groupvit import GroupViT
-from groupvit.recipe import model_config
+from groupvit.recipe import model_config, train_config
 
 KIND = "groupvit-checkpoint"
 VERSION = 1
@@ -59,7 +58,7 @@ def save_checkpoint(
         optimizer: its state.
         config: the recipe; keeps `config.checkpoints` of them.
         step: steps done.
-        pairs: fingerprint of what is trained on.
+        pairs: fingerprint of what is trained on, see `PairDataset`.
 
     Raises:
         CheckpointError: the disk is full or not writable; older checkpoints are as they were.
@@ -134,13 +133,18 @@ def resume(
         CheckpointError: the checkpoint is of another recipe or other pairs, or damaged.
     """
     header = _header(checkpoint.folder)
-    if _learnt(header["config"]) != _learnt(json.loads(json.dumps(asdict(config)))):
+    try:
+        written = train_config(header["config"])
+    except RecipeError as error:
+        raise _of_another_version(checkpoint.folder, error) from error
+    if _learnt(written) != _learnt(config):
         raise CheckpointError(
             f"{checkpoint.folder}: trained by another recipe; choose an empty folder or that recipe"
         )
     if None not in (pairs, header.get("pairs")) and header["pairs"] != pairs:
         raise CheckpointError(
-            f"{checkpoint.folder}: trained on other pairs; choose an empty folder or those shards"
+            f"{checkpoint.folder}: trained on other pairs, or with another concept archive; choose "
+            "an empty folder, or give what it was trained on"
         )
     _load_weights(model, checkpoint.folder, header)
     path = checkpoint.folder / _STATE
@@ -151,10 +155,14 @@ def resume(
         raise _unreadable(path, error) from error
 
 
-def _learnt(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe without what may change while a run goes on."""
-    data = {k: v for k, v in config["data"].items() if k != "workers"}
-    return {k: v for k, v in config.items() if k not in ("machine", "checkpoints")} | {"data": data}
+def _learnt(config: TrainConfig) -> TrainConfig:
+    """A recipe with one value of all that may change while a run goes on."""
+    data = replace(config.data, workers=0)
+    return replace(config, data=data, machine=MachineConfig(), checkpoints=1)
+
+
+def _of_another_version(folder: Path, error: RecipeError) -> CheckpointError:
+    return CheckpointError(f"{folder}: of another version of groupvit: {error}")
 
 
 def load_model(folder: Path) -> GroupViT:
@@ -172,7 +180,7 @@ def load_model(folder: Path) -> GroupViT:
         header = _header(folder)
         model = GroupViT(model_config(header["config"]["model"]))
     except RecipeError as error:
-        raise CheckpointError(f"{folder}: of another version of groupvit: {error}") from error
+        raise _of_another_version(folder, error) from error
     _load_weights(model, folder, header)
     return model.eval()
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from groupvit.device import default_device
 from groupvit.errors import UsageError
 
 
@@ -74,11 +75,6 @@ def joined(device: torch.device | None) -> Iterator[torch.device]:
         dist.barrier()  # a rank that leaves early takes gloo's connections with it
     finally:
         dist.destroy_process_group()
-
-
-def default_device() -> torch.device:
-    """The first GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _device_of_rank(device: torch.device | None) -> torch.device:

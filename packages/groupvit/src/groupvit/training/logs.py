@@ -11,7 +11,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from groupvit.config import TrainConfig
-from groupvit.flops import PEAKS, step_flops
+from groupvit.errors import GroupViTError
+from groupvit.flops import peak_tflops, step_flops
+from groupvit.precision import wants_bfloat16
 from groupvit.texts import Texts
 from groupvit.training.monitor import LossWatch
 
@@ -30,7 +32,7 @@ class Meter:
 
     def __init__(self, step: int, config: TrainConfig, device: torch.device, world: int) -> None:
         self._step, self._config, self._world = step, config, world
-        self._peak = config.machine.peak_tflops or _peak_tflops(device)
+        self._peak = config.machine.peak_tflops or _known_peak(config, device)
         self._flops = 0
         self._clock = time.perf_counter()
 
@@ -50,60 +52,84 @@ class Meter:
         return rates
 
 
-def _peak_tflops(device: torch.device) -> float:
-    """Of a GPU whose name is known, else 0."""
-    if device.type != "cuda":
+def _known_peak(config: TrainConfig, device: torch.device) -> float:
+    """Of a GPU whose name is known and that computes in bfloat16, else 0."""
+    if device.type != "cuda" or not wants_bfloat16(config.optim.precision, device):
         return 0.0
-    name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAKS.items() if known in name.split()), 0.0)
+    return peak_tflops(torch.cuda.get_device_name(device))
 
 
 class RunLog:
     """Where a run writes what it sees.
 
     Args:
+        run: the run's folder.
         lines: the open file; None on ranks that do not write.
         board: TensorBoard's writer; None likewise.
         watch: what judges the loss, on all ranks alike.
     """
 
-    def __init__(self, lines: TextIO | None, board: SummaryWriter | None, watch: LossWatch) -> None:
-        self._lines, self._board, self._watch = lines, board, watch
+    def __init__(
+        self, run: Path, lines: TextIO | None, board: SummaryWriter | None, watch: LossWatch
+    ) -> None:
+        self._run, self._lines, self._board, self._watch = run, lines, board, watch
 
     def write(self, step: int, record: Mapping[str, float]) -> None:
         """Add a line and, on the board, a point a figure.
 
         Raises:
             DivergedError: the loss has diverged.
+            GroupViTError: the disk is full.
         """
         if self._lines is not None and self._board is not None:
-            self._lines.write(json.dumps({"step": step, **record}) + "\n")
-            self._lines.flush()
-            for name, value in record.items():
-                self._board.add_scalar(name, value, step)
+            with _writing(self._run):
+                self._lines.write(json.dumps({"step": step, **record}) + "\n")
+                self._lines.flush()
+                for name, value in record.items():
+                    self._board.add_scalar(name, value, step)
         self._watch.see(record["loss"], step)
 
 
 @contextmanager
 def open_log(run: Path, start: int, config: TrainConfig, *, writes: bool) -> Iterator[RunLog]:
-    """Open the log of a run; lines after step `start` belong to a killed run and go."""
+    """Open the log of a run; lines after step `start` belong to a killed run and go.
+
+    Raises:
+        GroupViTError: the folder cannot be written.
+    """
     path = run / LOG_NAME
     kept = _kept_lines(path, start)
     watch = LossWatch(config.data, config.optim)
     for line in kept:
         watch.see(json.loads(line)["loss"], _step_of(line))
     if not writes:
-        yield RunLog(None, None, watch)
+        yield RunLog(run, None, None, watch)
         return
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text("".join(line + "\n" for line in kept))
-    unfinished.replace(path)
-    board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
-    with path.open("a") as lines:
-        try:
-            yield RunLog(lines, board, watch)
-        finally:
+    with _writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text("".join(line + "\n" for line in kept))
+        unfinished.replace(path)
+        board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
+        lines = path.open("a")
+    try:
+        yield RunLog(run, lines, board, watch)
+    finally:
+        with _writing(run):
             board.close()
+            lines.close()
+
+
+@contextmanager
+def _writing(run: Path) -> Iterator[None]:
+    """Say in one line that the log cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise GroupViTError(
+            f"{run}: the log cannot be written ({error.strerror or error}); checkpoints are kept: "
+            "make room and run the command again to go on"
+        ) from error
 
 
 def _kept_lines(path: Path, start: int) -> list[str]:

@@ -91,6 +91,6 @@ class LossWatch:
             return
         raise DivergedError(
             f"diverged at step {step}: over the last {WINDOW} lines of the log the loss "
-            f"({recent:.2f}) {what}; earlier checkpoints are kept: lower optim.lr, or set "
-            "data.concepts = 0"
+            f"({recent:.2f}) {what}; earlier checkpoints are kept: train in another folder with a "
+            "lower optim.lr or more optim.warmup_steps"
         )

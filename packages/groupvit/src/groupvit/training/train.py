@@ -18,11 +18,12 @@ from groupvit.data.pairs import PairDataset, batches
 from groupvit.data.prompts import TEMPLATE_SETS
 from groupvit.data.streams import stream
 from groupvit.data.tokens import CONTEXT, VOCABULARY
+from groupvit.device import default_device
 from groupvit.errors import DivergedError, RecipeError
 from groupvit.model.groupvit import GroupViT
 from groupvit.model.noise import step_noise
 from groupvit.training.checkpoint import find_checkpoints, resume, save_checkpoint
-from groupvit.training.launch import Ranks, default_device
+from groupvit.training.launch import Ranks
 from groupvit.training.logs import LOG_NAME, Meter, open_log
 from groupvit.training.monitor import group_statistics
 from groupvit.training.schedule import build_optimizer, learning_rate
@@ -69,6 +70,7 @@ def train(
         DataError: fewer pairs than a batch, or data that cannot be read.
         CheckpointError: `run` holds another recipe's checkpoint, or a damaged one, or the disk is
             full; older checkpoints are kept.
+        GroupViTError: the log cannot be written.
         DivergedError: the loss is no longer a number, or has diverged; earlier checkpoints are
             kept.
     """
@@ -90,7 +92,6 @@ def train(
     )
     shared = model if ranks.group is None else _averaging(model, ranks)
     first = ranks.rank * (data.batch // ranks.world)  # of this rank's pairs in a batch
-    run.mkdir(parents=True, exist_ok=True)
     with open_log(run, start, config, writes=ranks.is_first) as log_file:
         hidden = None if ranks.is_first else True  # None: hidden when no terminal sees it
         bar = tqdm(loader, total=total, initial=start, desc=label, unit="step", disable=hidden)
@@ -193,6 +194,6 @@ def _check_finite(record: Mapping[str, float], step: int, run: Path) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise DivergedError(
             f"loss is {loss} and gradient norm {norm} at step {step}; the last checkpoint is kept "
-            f"in {run}: lower optim.lr, set data.concepts = 0 or, on a GPU, go on with "
-            "machine.cudnn_attention = false"
+            f"in {run}: on a GPU go on from it with machine.cudnn_attention = false, or train in "
+            "another folder with a lower optim.lr"
         )

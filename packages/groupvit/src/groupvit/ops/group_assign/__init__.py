@@ -32,14 +32,15 @@ def group_assign(
         label = argmax over groups, the lowest of a tie
         hard  = onehot(label) + soft - stopgrad(soft)
         size  = row sums of hard + damping
-        mean  = hard tokens / size,   fill = row sums of hard / size
+        mean  = hard tokens / size
 
     Keys and values are the tokens themselves: with keys Wk x + bk and values Wv x + bv,
-    q . key = (Wk^T q) . x + q . bk and the mean of values is Wv mean + fill bv, exactly, so a
-    caller projects G groups instead of N tokens.
+    q . key = (Wk^T q) . x + q . bk and the mean of values is Wv mean + (1 - damping / size) bv,
+    exactly, so a caller projects G groups instead of N tokens.
 
     Args:
-        query: (B, G, C) float32, float16 or bfloat16, any strides, 1 <= G <= 256.
+        query: (B, G, C) float32, float16 or bfloat16, any strides, 1 <= G <= 256; on a CPU also
+            float64, and then whatever is float32 here.
         bias: (B, G) float32.
         tokens: (B, N, C), dtype of `query`.
         noise: (2,) int64, seed and number of the first sample as in `uniform`; the noise of token n
@@ -50,7 +51,7 @@ def group_assign(
 
     Returns:
         mean: (B, G, C), dtype of `tokens`; 0 for an empty group.
-        fill: (B, G) float32 in [0, 1).
+        size: (B, G) float32.
         soft: (B, G, N), float32 without noise, dtype of `tokens` with it; no gradient.
         label: (B, N) int32 in [0, G); no gradient.
 
@@ -59,7 +60,7 @@ def group_assign(
     """
     from groupvit.ops.group_assign.kernel import group_assign_triton
 
-    _check(query, bias, tokens, damping)
+    _check(query, bias, tokens, noise, damping)
     return group_assign_triton(query, bias, tokens, noise, stream, scale, damping)
 
 
@@ -73,8 +74,9 @@ def _on_cpu(
     scale: float,
     damping: float,
 ) -> Outputs:
-    _check(query, bias, tokens, damping)
-    return assign(query, bias, tokens, noise, stream, scale, damping)
+    _check(query, bias, tokens, noise, damping)
+    with torch.autocast("cpu", enabled=False):  # sums are float32 whatever the caller's are
+        return assign(query, bias, tokens, noise, stream, scale, damping)
 
 
 @group_assign.register_fake
@@ -94,36 +96,32 @@ def _shapes(
 @torch.library.custom_op("groupvit::group_assign_backward", mutates_args=(), device_types="cuda")
 def group_assign_backward(  # noqa: PLR0913  # what the op saved, tensor by tensor
     d_mean: Tensor,
-    d_fill: Tensor,
+    d_size: Tensor,
     query: Tensor,
     tokens: Tensor,
     mean: Tensor,
-    fill: Tensor,
+    size: Tensor,
     soft: Tensor,
     label: Tensor,
     scale: float,
-    damping: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `group_assign`.
 
-    With size = damping / (1 - fill) and r = (d_mean . mean + d_fill fill) for every group:
-
-        d hard   = (d_mean . token + d_fill - r) / size
+        d hard   = (d_mean . token - d_mean . mean) / size + d_size
         d logits = scale soft (d hard - sum over groups of soft d hard)
         d query  = d logits tokens,   d bias = row sums of d logits
         d tokens = d logits^T query + d_mean[label] / size[label]
 
     Args:
         d_mean: (B, G, C), dtype of `mean`.
-        d_fill: (B, G) float32.
-        query: input of the op, as are `tokens`, `scale` and `damping`.
+        d_size: (B, G) float32.
+        query: input of the op, as are `tokens` and `scale`.
         tokens: (B, N, C).
-        mean: output of the op, as are `fill`, `soft` and `label`.
-        fill: (B, G).
+        mean: output of the op, as are `size`, `soft` and `label`.
+        size: (B, G).
         soft: (B, G, N).
         label: (B, N).
         scale: on logits.
-        damping: added to sizes.
 
     Returns:
         d_query (B, G, C), d_bias (B, G) float32, d_tokens (B, N, C).
@@ -131,35 +129,36 @@ def group_assign_backward(  # noqa: PLR0913  # what the op saved, tensor by tens
     from groupvit.ops.group_assign.kernel import group_assign_backward_triton
 
     return group_assign_backward_triton(
-        d_mean, d_fill, query, tokens, mean, fill, soft, label, scale, damping
+        d_mean, d_size, query, tokens, mean, size, soft, label, scale
     )
 
 
 @group_assign_backward.register_kernel("cpu")
 def _backward_on_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return assign_backward(*arguments)
+    with torch.autocast("cpu", enabled=False):
+        return assign_backward(*arguments)
 
 
 @group_assign_backward.register_fake
 def _backward_shapes(
-    _: Tensor, d_fill: Tensor, query: Tensor, tokens: Tensor, *__: Any
+    _: Tensor, d_size: Tensor, query: Tensor, tokens: Tensor, *__: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         query.new_empty(query.shape),
-        d_fill.new_empty(d_fill.shape),
+        d_size.new_empty(d_size.shape),
         tokens.new_empty(tokens.shape),
     )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    query, _, tokens, _, _, ctx.scale, ctx.damping = inputs
-    mean, fill, soft, label = output
+    query, _, tokens, _, _, ctx.scale, _ = inputs
+    mean, size, soft, label = output
     ctx.mark_non_differentiable(soft, label)
-    ctx.save_for_backward(query, tokens, mean, fill, soft, label)
+    ctx.save_for_backward(query, tokens, mean, size, soft, label)
 
 
-def _backward(ctx: Any, d_mean: Tensor, d_fill: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    grads = group_assign_backward(d_mean, d_fill, *ctx.saved_tensors, ctx.scale, ctx.damping)
+def _backward(ctx: Any, d_mean: Tensor, d_size: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    grads = group_assign_backward(d_mean, d_size, *ctx.saved_tensors, ctx.scale)
     d_query, d_bias, d_tokens = grads
     return d_query, d_bias, d_tokens, None, None, None, None
 
@@ -167,7 +166,9 @@ def _backward(ctx: Any, d_mean: Tensor, d_fill: Tensor, *_: Tensor) -> tuple[Ten
 group_assign.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _check(query: Tensor, bias: Tensor, tokens: Tensor, damping: float) -> None:
+def _check(
+    query: Tensor, bias: Tensor, tokens: Tensor, noise: Tensor | None, damping: float
+) -> None:
     if query.ndim != 3 or tokens.ndim != 3 or query.shape[::2] != tokens.shape[::2]:
         shapes = f"{tuple(query.shape)} and {tuple(tokens.shape)}"
         raise ValueError(f"query and tokens must be (B, G, C) and (B, N, C), got {shapes}")
@@ -179,5 +180,9 @@ def _check(query: Tensor, bias: Tensor, tokens: Tensor, damping: float) -> None:
         )
     if query.dtype != tokens.dtype:
         raise ValueError(f"query and tokens must be of one type, got {query.dtype}, {tokens.dtype}")
+    if tokens.is_cuda and tokens.dtype == torch.float64:
+        raise ValueError("float64 is computed on a CPU only")
+    if noise is not None and (noise.shape != (2,) or noise.dtype != torch.int64):
+        raise ValueError(f"noise must be (2,) int64, got {tuple(noise.shape)} {noise.dtype}")
     if damping <= 0:
         raise ValueError(f"damping must be > 0, got {damping}")

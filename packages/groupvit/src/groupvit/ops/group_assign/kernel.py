@@ -81,10 +81,10 @@ def _group_assign_forward(
 
 @triton.jit
 def _group_assign_backward(
-    d_mean_ptr, d_fill_ptr, query_ptr, tokens_ptr, mean_ptr, fill_ptr, soft_ptr, label_ptr,
+    d_mean_ptr, d_size_ptr, query_ptr, tokens_ptr, mean_ptr, size_ptr, soft_ptr, label_ptr,
     d_query_ptr, d_bias_ptr, d_tokens_ptr,
     query_b, query_g, query_c, tokens_b, tokens_n, tokens_c,
-    n_groups, n_tokens, n_channels, tiles, scale, damping,
+    n_groups, n_tokens, n_channels, tiles, scale,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
     BN: tl.constexpr, BG: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
@@ -104,10 +104,9 @@ def _group_assign_backward(
         common += tl.sum(up.to(tl.float32) * mean.to(tl.float32), axis=1)
 
     group = b * n_groups + g
-    d_fill = tl.load(d_fill_ptr + group, mask=g < n_groups, other=0.0)  # [BG]
-    fill = tl.load(fill_ptr + group, mask=g < n_groups, other=0.0)
-    size = damping / (1.0 - fill)
-    d_hard = (share + (d_fill - common - d_fill * fill)[None, :]) / size[None, :]  # [BN, BG]
+    d_size = tl.load(d_size_ptr + group, mask=g < n_groups, other=0.0)  # [BG]
+    size = tl.load(size_ptr + group, mask=g < n_groups, other=1.0)
+    d_hard = (share - common[None, :]) / size[None, :] + d_size[None, :]  # [BN, BG]
     soft = _tile(
         soft_ptr, b, n, g, n_groups * n_tokens, 1, n_tokens, n_tokens, n_groups
     ).to(tl.float32)  # fmt: skip
@@ -172,30 +171,29 @@ def group_assign_triton(
     part = tokens.new_empty((batch, tiles, groups, channels), dtype=part_dtype)
     counts = tokens.new_empty((batch, tiles, groups), dtype=torch.float32)
     if batch:
-        _group_assign_forward[(batch, tiles)](
-            query, bias.contiguous(), tokens, noise, part, counts, soft, label,
-            *query.stride(), *tokens.stride(),
-            groups, count, channels, tiles, stream, scale, damping,
-            NOISY=noise is not None, WHOLE=whole,
-            **_options(tokens.dtype), **blocks, num_warps=8, num_stages=2,
-        )  # fmt: skip
-    filled = counts.sum(dim=1)  # (B, G)
-    size = filled + damping
+        with torch.cuda.device_of(tokens):
+            _group_assign_forward[(batch, tiles)](
+                query, bias.contiguous(), tokens, noise, part, counts, soft, label,
+                *query.stride(), *tokens.stride(),
+                groups, count, channels, tiles, stream, scale, damping,
+                NOISY=noise is not None, WHOLE=whole,
+                **_options(tokens.dtype), **blocks, num_warps=8, num_stages=2,
+            )  # fmt: skip
+    size = counts.sum(dim=1) + damping  # (B, G)
     mean = part[:, 0] if whole else (part.sum(dim=1) / size[..., None]).to(tokens.dtype)
-    return mean, filled / size, soft, label
+    return mean, size, soft, label
 
 
 def group_assign_backward_triton(
     d_mean: Tensor,
-    d_fill: Tensor,
+    d_size: Tensor,
     query: Tensor,
     tokens: Tensor,
     mean: Tensor,
-    fill: Tensor,
+    size: Tensor,
     soft: Tensor,
     label: Tensor,
     scale: float,
-    damping: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Same contract as `groupvit.ops.group_assign.group_assign_backward`."""
     (batch, groups, channels), count = query.shape, tokens.shape[1]
@@ -206,13 +204,14 @@ def group_assign_backward_triton(
     d_bias = query.new_empty((batch, tiles, groups), dtype=torch.float32)
     d_tokens = tokens.new_empty(tokens.shape)
     if batch:
-        _group_assign_backward[(batch, tiles)](
-            d_mean.contiguous(), d_fill.contiguous(), query, tokens, mean.contiguous(),
-            fill.contiguous(), soft.contiguous(), label.contiguous(), d_query, d_bias, d_tokens,
-            *query.stride(), *tokens.stride(),
-            groups, count, channels, tiles, scale, damping,
-            **_options(tokens.dtype), **blocks, num_warps=8,
-            num_stages=2 if tokens.dtype == torch.float32 else 3,
-        )  # fmt: skip
+        with torch.cuda.device_of(tokens):
+            _group_assign_backward[(batch, tiles)](
+                d_mean.contiguous(), d_size.contiguous(), query, tokens, mean.contiguous(),
+                size.contiguous(), soft.contiguous(), label.contiguous(), d_query, d_bias, d_tokens,
+                *query.stride(), *tokens.stride(),
+                groups, count, channels, tiles, scale,
+                **_options(tokens.dtype), **blocks, num_warps=8,
+                num_stages=2 if tokens.dtype == torch.float32 else 3,
+            )  # fmt: skip
     whole = d_query[:, 0] if tiles == 1 else d_query.sum(dim=1).to(query.dtype)
     return whole, d_bias.sum(dim=1), d_tokens

@@ -44,32 +44,29 @@ def assign(
         logits = logits + gumbel(noise, stream, logits.shape)
     soft = logits.softmax(dim=1)
     hard = straight_through(soft)  # (B, G, N)
-    count = hard.sum(dim=2)  # (B, G)
-    size = count + damping
+    size = hard.sum(dim=2) + damping  # (B, G)
     mean = (hard @ points / size[..., None]).to(tokens.dtype)  # (B, G, C)
     label = soft.argmax(dim=1).to(torch.int32)  # (B, N)
     kept = soft.detach().to(dtype if noise is None else tokens.dtype)
-    return mean, count / size, kept, label
+    return mean, size, kept, label
 
 
 def assign_backward(  # noqa: PLR0913  # what the op saved, tensor by tensor
     d_mean: Tensor,
-    d_fill: Tensor,
+    d_size: Tensor,
     query: Tensor,
     tokens: Tensor,
     mean: Tensor,
-    fill: Tensor,
+    size: Tensor,
     soft: Tensor,
     label: Tensor,
     scale: float,
-    damping: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Same contract as `groupvit.ops.group_assign.group_assign_backward`."""
     points, upstream, soft = wide(tokens), wide(d_mean), wide(soft)
-    size = damping / (1 - fill)  # (B, G)
-    common = (upstream * mean).sum(dim=2) + d_fill * fill  # (B, G)
-    share = upstream @ points.mT + (d_fill - common)[..., None]  # (B, G, N)
-    d_hard = share / size[..., None]
+    common = (upstream * mean).sum(dim=2)  # (B, G)
+    share = upstream @ points.mT - common[..., None]  # (B, G, N)
+    d_hard = share / size[..., None] + d_size[..., None]
     d_logits = scale * soft * (d_hard - (soft * d_hard).sum(dim=1, keepdim=True))  # (B, G, N)
     hard = F.one_hot(label.long(), query.shape[1]).to(points.dtype)  # (B, N, G)
     d_tokens = d_logits.mT @ wide(query) + hard @ (upstream / size[..., None])  # (B, N, C)

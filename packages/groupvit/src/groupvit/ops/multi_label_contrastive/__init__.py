@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from groupvit.ops.multi_label_contrastive.tiled import tiled_backward, tiled_forward
+from groupvit.precision import wide_type
 
 __all__ = ["two_way_logsumexp"]
 
@@ -30,7 +31,7 @@ def two_way_logsumexp(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Ten
     computes some rows of logits at a time.
 
     Args:
-        rows: (m, D) float32, float16 or bfloat16, any strides.
+        rows: (m, D) float32, float16 or bfloat16, any strides; or float64 with float64 sums.
         columns: (n, D), dtype of `rows`.
         scale: float32 scalar.
 
@@ -51,7 +52,8 @@ def two_way_logsumexp(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Ten
 @two_way_logsumexp.register_kernel("cpu")
 def _on_cpu(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     _check(rows, columns, scale)
-    return tiled_forward(rows, columns, scale)
+    with torch.autocast("cpu", enabled=False):
+        return tiled_forward(rows, columns, scale)
 
 
 @two_way_logsumexp.register_fake
@@ -108,7 +110,9 @@ def _backward_on_cpu(
     over_columns: Tensor,
     over_rows: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return tiled_backward(d_columns_sum, d_rows_sum, rows, columns, scale, over_columns, over_rows)
+    sums = (d_columns_sum, d_rows_sum)
+    with torch.autocast("cpu", enabled=False):
+        return tiled_backward(*sums, rows, columns, scale, over_columns, over_rows)
 
 
 @two_way_logsumexp_backward.register_fake
@@ -140,5 +144,6 @@ def _check(rows: Tensor, columns: Tensor, scale: Tensor) -> None:
         raise ValueError(f"rows and columns must not be empty, got {rows.shape}, {columns.shape}")
     if rows.dtype != columns.dtype:
         raise ValueError(f"rows and columns must be of one type, got {rows.dtype}, {columns.dtype}")
-    if scale.ndim:
-        raise ValueError(f"scale must be a scalar, got {tuple(scale.shape)}")
+    if scale.ndim or scale.dtype != wide_type(rows.dtype):
+        found = f"{tuple(scale.shape)} {scale.dtype}"
+        raise ValueError(f"scale must be a {wide_type(rows.dtype)} scalar, got {found}")

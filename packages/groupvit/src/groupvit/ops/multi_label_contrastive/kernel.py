@@ -103,12 +103,13 @@ def two_way_logsumexp_triton(rows: Tensor, columns: Tensor, scale: Tensor) -> tu
     tiles_m, tiles_n = triton.cdiv(m, BM), triton.cdiv(n, BN)
     over_columns = rows.new_empty((tiles_n, m), dtype=torch.float32)
     over_rows = rows.new_empty((tiles_m, n), dtype=torch.float32)
-    _two_way_forward[(tiles_m * tiles_n,)](
-        rows, columns, scale, over_columns, over_rows,
-        *rows.stride(), *columns.stride(), m, n, channels,
-        DOT=_dot_type(rows.dtype), STRIPE=STRIPE, BM=BM, BN=BN,
-        BD=max(min(64, triton.next_power_of_2(channels)), 16), num_warps=4, num_stages=3,
-    )  # fmt: skip
+    with torch.cuda.device_of(rows):
+        _two_way_forward[(tiles_m * tiles_n,)](
+            rows, columns, scale, over_columns, over_rows,
+            *rows.stride(), *columns.stride(), m, n, channels,
+            DOT=_dot_type(rows.dtype), STRIPE=STRIPE, BM=BM, BN=BN,
+            BD=max(min(64, triton.next_power_of_2(channels)), 16), num_warps=4, num_stages=3,
+        )  # fmt: skip
     return over_columns.logsumexp(dim=0), over_rows.logsumexp(dim=0)
 
 
@@ -128,11 +129,12 @@ def _weighted(
     parts = triton.cdiv(channels, outer)
     splits = min(max(PROGRAMS // (row_tiles * parts), 1), tiles)
     out = x.new_empty((splits, m, channels), dtype=torch.float32)
-    _two_way_backward[(row_tiles, splits, parts)](
-        x, y, scale, d_x_sum.contiguous(), d_y_sum.contiguous(), over_y, over_x, out,
-        *x.stride(), *y.stride(), m, n, channels, triton.cdiv(tiles, splits),
-        DOT=_dot_type(x.dtype), **(_BACKWARD | {"BO": outer}), num_warps=8, num_stages=3,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _two_way_backward[(row_tiles, splits, parts)](
+            x, y, scale, d_x_sum.contiguous(), d_y_sum.contiguous(), over_y, over_x, out,
+            *x.stride(), *y.stride(), m, n, channels, triton.cdiv(tiles, splits),
+            DOT=_dot_type(x.dtype), **(_BACKWARD | {"BO": outer}), num_warps=8, num_stages=3,
+        )  # fmt: skip
     return out.sum(dim=0) if splits > 1 else out[0]
 
 

@@ -48,24 +48,40 @@ def upsample_argmax(maps: Tensor, lookup: Tensor, height: int, width: int) -> Te
     """Resize maps bilinearly and look up the largest at every pixel; no resized map is stored.
 
     Args:
-        maps: (B, G, h, w) float32, any strides.
+        maps: (B, G, h, w) float32, any strides, B < 2^16.
         lookup: (B, G) int32.
         height: pixels H.
         width: pixels W.
 
     Returns:
         (B, H, W) int32: lookup[b, g] of the largest map g, the lowest of a tie. No gradient.
+
+    Raises:
+        ValueError: shapes or types disagree, or there is no group or pixel.
     """
     from groupvit.ops.segment_decode.kernel import upsample_argmax_triton
 
+    _check(maps, lookup, height, width)
     return upsample_argmax_triton(maps, lookup, height, width)
 
 
 @upsample_argmax.register_kernel("cpu")
 def _on_cpu(maps: Tensor, lookup: Tensor, height: int, width: int) -> Tensor:
+    _check(maps, lookup, height, width)
     return upsample_argmax_reference(maps, lookup, height, width)
 
 
 @upsample_argmax.register_fake
 def _shape(maps: Tensor, lookup: Tensor, height: int, width: int) -> Tensor:
     return lookup.new_empty((maps.shape[0], height, width))
+
+
+def _check(maps: Tensor, lookup: Tensor, height: int, width: int) -> None:
+    if maps.ndim != 4 or maps.dtype != torch.float32 or lookup.dtype != torch.int32:
+        kinds = f"{tuple(maps.shape)} {maps.dtype} and {lookup.dtype}"
+        raise ValueError(f"maps must be (B, G, h, w) float32 and lookup int32, got {kinds}")
+    if lookup.shape != maps.shape[:2] or len(maps) >= 2**16:
+        shapes = f"{tuple(maps.shape)} and {tuple(lookup.shape)}"
+        raise ValueError(f"lookup must be (B, G) of maps (B, G, h, w), B < 2^16, got {shapes}")
+    if height < 1 or width < 1 or 0 in maps.shape[1:]:
+        raise ValueError(f"no group or no pixel: {tuple(maps.shape)} to {height} x {width}")

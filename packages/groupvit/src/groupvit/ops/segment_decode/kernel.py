@@ -22,8 +22,8 @@ def _upsample_argmax_kernel(
     n_groups, map_height, map_width, height, width, ratio_y, ratio_x,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(0).to(tl.int64)
-    pixel = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    b = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
     inside = pixel < height * width
     top, bottom, down = _taps(pixel // width, ratio_y, map_height - 1)
     left, right, across = _taps(pixel % width, ratio_x, map_width - 1)
@@ -48,9 +48,10 @@ def upsample_argmax_triton(maps: Tensor, lookup: Tensor, height: int, width: int
     batch, groups, map_height, map_width = maps.shape
     out = torch.empty((batch, height, width), dtype=torch.int32, device=maps.device)
     if out.numel():
-        _upsample_argmax_kernel[(batch, triton.cdiv(height * width, BLOCK))](
-            maps, lookup.contiguous(), out, *maps.stride(),
-            groups, map_height, map_width, height, width,
-            map_height / height, map_width / width, BLOCK=BLOCK,
-        )  # fmt: skip
+        with torch.cuda.device_of(maps):
+            _upsample_argmax_kernel[(triton.cdiv(height * width, BLOCK), batch)](
+                maps, lookup.contiguous(), out, *maps.stride(),
+                groups, map_height, map_width, height, width,
+                map_height / height, map_width / width, BLOCK=BLOCK,
+            )  # fmt: skip
     return out

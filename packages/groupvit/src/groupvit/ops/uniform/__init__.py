@@ -24,7 +24,7 @@ def uniform(noise: Tensor, stream: int, batch: int, places: int) -> Tensor:
     Args:
         noise: (2,) int64, the seed and the number `first` of the first sample.
         stream: which use of randomness this is, in [0, 2^32).
-        batch: samples B.
+        batch: samples B, below 2^16.
         places: numbers a sample P, below 2^34.
 
     Returns:
@@ -53,5 +53,5 @@ def _shape(noise: Tensor, stream: int, batch: int, places: int) -> Tensor:  # no
 def _check(noise: Tensor, stream: int, batch: int, places: int) -> None:
     if noise.shape != (2,) or noise.dtype != torch.int64:
         raise ValueError(f"noise must be (2,) int64, got {tuple(noise.shape)} {noise.dtype}")
-    if not 0 <= stream < 2**32 or batch < 0 or not 0 <= places < 2**34:
+    if not 0 <= stream < 2**32 or not 0 <= batch < 2**16 or not 0 <= places < 2**34:
         raise ValueError(f"stream, batch or places out of range: {stream}, {batch}, {places}")

@@ -25,8 +25,8 @@ def random_words(noise_ptr, stream, b, counter):
 
 @triton.jit(do_not_specialize=["stream"])  # a specialised 1 would be no tensor
 def _uniform_kernel(noise_ptr, out_ptr, stream, n_places, BLOCK: tl.constexpr):
-    b = tl.program_id(0).to(tl.int64)
-    counter = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    b = tl.program_id(1).to(tl.int64)
+    counter = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
     w0, w1, w2, w3 = random_words(noise_ptr, stream, b, counter)
     out = out_ptr + b * n_places + counter * 4
     place = counter * 4
@@ -40,6 +40,7 @@ def uniform_triton(noise: Tensor, stream: int, batch: int, places: int) -> Tenso
     """Same contract as `groupvit.ops.uniform`."""
     out = torch.empty((batch, places), dtype=torch.float32, device=noise.device)
     if out.numel():
-        grid = (batch, triton.cdiv(places, 4 * BLOCK))
-        _uniform_kernel[grid](noise.contiguous(), out, stream, places, BLOCK=BLOCK)
+        grid = (triton.cdiv(places, 4 * BLOCK), batch)
+        with torch.cuda.device_of(noise):
+            _uniform_kernel[grid](noise.contiguous(), out, stream, places, BLOCK=BLOCK)
     return out
