@@ -83,8 +83,12 @@ def test_what_is_no_text_is_named(tiny_model: GroupViT) -> None:
     segmenter = exact(tiny_model)
     with pytest.raises(ValueError, match="at least one prompt"):
         segmenter.encode_text([])
-    with pytest.raises(ValueError, match="at least one name and one template, got 0 and 1"):
+    with pytest.raises(ValueError, match="at least one name and one template, got "):
         segmenter.encode_classes([])
+    with pytest.raises(ValueError, match=r"needs lists of at least one name .* got 'dog' and"):
+        segmenter.encode_classes("dog")
+    with pytest.raises(ValueError, match="needs a list of at least one prompt, got 'dog'"):
+        segmenter.encode_text("dog")
     with pytest.raises(ValueError, match="a class needs a name, got ' '"):
         segmenter.encode_classes(["dog", " "])
     with pytest.raises(ValueError, match=r"a template needs one \{\}, got 'a photo'"):

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,8 +106,23 @@ def test_damaged_checkpoint_is_one_line_that_names_the_file(
     with pytest.raises(CheckpointError) as caught:
         load_both(saved, tiny_recipe)
     said = str(caught.value)
-    assert said.startswith(f"{path}: ") and "\n" not in said
+    assert said.startswith(f"{path}: ") and "\n" not in said and "delete" not in said
     assert ("SHA-256" in said) == (checked and left is not None)
+
+
+def test_damaged_checkpoint_says_what_there_is_in_its_place(
+    saved: Checkpoint, tiny_recipe: TrainConfig, tmp_path: Path
+) -> None:
+    model = GroupViT(tiny_recipe.model)
+    optimizer = build_optimizer(model, tiny_recipe.optim)
+    newest = save_checkpoint(tmp_path, model, optimizer, tiny_recipe, 2)
+    (newest.folder / "state.pt").write_bytes(b"")
+    with pytest.raises(
+        CheckpointError, match="delete checkpoint-00000002 to go on from checkpoint-00000001"
+    ):
+        resume(newest, model, optimizer, tiny_recipe)
+    shutil.rmtree(newest.folder)
+    resume(saved, model, optimizer, tiny_recipe)
 
 
 def test_changed_byte_is_found(saved: Checkpoint) -> None:

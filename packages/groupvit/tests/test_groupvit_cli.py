@@ -94,6 +94,14 @@ def test_errors_are_one_line_and_an_exit_code(
     (tmp_path / "there.png").touch()
     names = ("--classes", "dog", "--checkpoint", released, "--out")
     new = tmp_path / "new.png"
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (tmp_path / "large.toml").write_text(RECIPE.replace("batch = 4", "batch = 128"))
+    (tmp_path / "small.toml").write_text(f"{RECIPE}context = 32\n")
+    good, large, small = (
+        ("train", tmp_path / f"{name}.toml", colour_shard) for name in ("good", "large", "small")
+    )
+    keras = ("--layout", "keras")
     cases: list[tuple[int, str, tuple[object, ...]]] = [
         (2, "did you mean 'optim.lr'?", ("train", tmp_path / "bad.toml", colour_shard, "x")),
         (3, "no such file", ("train", tmp_path / "good.toml", tmp_path / "*.rar", "x")),
@@ -108,7 +116,23 @@ def test_errors_are_one_line_and_an_exit_code(
         (2, "--device mars", ("segment", photo, *names, new, "--device", "mars")),
         (2, "groupvit convert --help", ("convert", released, new, "--layout", "keras")),
         (2, "choose from", ("segmint",)),
-        (1, "exists", ("convert", released, released)),
+        (2, "exists", ("convert", released, released)),
+        (2, "--layout must be nvlabs, huggingface, got keras", ("convert", released, new, *keras)),
+        (2, "--top must be a whole number, got x", ("classify", photo, *names[:4], "--top", "x")),
+        (
+            2,
+            "--check_images must be true, false, auto, got maybe",
+            (*good, tmp_path / "run", "--check_images", "maybe"),
+        ),
+        (2, "arguments are required: checkpoint; see", ("classify", photo, *names[:2])),
+        (2, "model.text.context >= 77", (*small, tmp_path / "run")),
+        (3, "there are 12; lower data.batch", (*large, tmp_path / "run", "--dry_run", "true")),
+        (2, "data.source = 'captions'", (*good, tmp_path / "run", "--concepts", tmp_path)),
+        (
+            3,
+            "no .tar file in this folder",
+            ("train", tmp_path / "good.toml", bare, tmp_path / "run"),
+        ),
         (1, "not a groupvit checkpoint", ("convert", tmp_path, new)),
     ]
     for code, said, argv in cases:

@@ -36,6 +36,8 @@ def test_index_finds_pairs_in_order_and_says_what_it_left_out(
             "a.txt": "\u00e9t\u00e9".encode(),
             "lonely.txt": b"no image",
             "bare.jpg": jpeg(),
+            "blank.jpg": jpeg(),
+            "blank.txt": b"\xef\xbb\xbf \n",
             "latin.jpg": jpeg(),
             "latin.txt": "\u00e9".encode("latin-1"),
             "twice.jpg": jpeg(),
@@ -53,6 +55,7 @@ def test_index_finds_pairs_in_order_and_says_what_it_left_out(
         Skipped("toy/part-7/twice", "key occurs twice"),
         Skipped("toy/part-7/lonely", "no image"),
         Skipped("toy/part-7/bare", "no caption"),
+        Skipped("toy/part-7/blank", "caption is blank"),
         Skipped("toy/part-7/latin", "caption is not UTF-8"),
     }
     offset, length = pairs[1].image

@@ -184,7 +184,7 @@ def test_recipes_of_the_package_are_known_by_name(
 ) -> None:
     assert run("train", "gcc-yfc", root, tmp_path / "run") == 2
     said = capsys.readouterr().err
-    assert "gcc-redcaps, gcc-yfcc; did you mean 'gcc-yfcc'?" in said
+    assert "gcc-yfcc, tiny; did you mean 'gcc-yfcc'?" in said
     assert run("train", "gcc-yfcc", root, tmp_path / "run") == 3
     assert "gcc3m: " in (said := capsys.readouterr().err)
     assert "437 of 437 shards are missing, first" in said

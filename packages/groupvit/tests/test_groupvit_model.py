@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from groupvit import GroupViT, ModelConfig
 from groupvit.data.tokens import tokenize
@@ -127,3 +128,25 @@ def test_gradient_reaches_every_parameter(tiny_model: GroupViT) -> None:
     silent = {n for n, p in tiny_model.named_parameters() if p.grad is None or not p.grad.any()}
     # batch norm takes the mean away, so the bias before it cannot matter: rounding only, if at all
     assert silent <= {"image_projector.hidden.bias", "text_projector.hidden.bias"}
+
+
+def test_gradients_are_the_same_every_time_with_several_threads(tiny_config: ModelConfig) -> None:
+    """What a resumed run rests on; a sum over equal indices in any order is not."""
+    ids = torch.randint(1, 49406, (16, 4, 20), generator=torch.Generator().manual_seed(0))
+    texts = Texts.of(ids.index_fill(2, torch.tensor([19]), 49407))
+    images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+    def gradients() -> list[Tensor]:
+        torch.manual_seed(0)
+        model = GroupViT(tiny_config).train()
+        losses = model(images, texts, step_noise(3, device=torch.device("cpu")))
+        return list(torch.autograd.grad(sum(losses.values()), list(model.parameters())))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first = gradients()
+        for _ in range(5):
+            assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
+    finally:
+        torch.set_num_threads(threads)

@@ -50,7 +50,7 @@ def test_epochs_differ_and_a_batch_needs_its_pairs() -> None:
     order = list(EndlessBatches(50, 50, seed=0, start=0, stop=2))
     assert [i for _, i in order[0]] != [i for _, i in order[1]]
     assert sorted(i for _, i in order[1]) == list(range(50))
-    with pytest.raises(DataError, match="a batch of 4 pairs needs as many pairs, got 3"):
+    with pytest.raises(DataError, match="a batch of 4 pairs needs as many, there are 3; lower"):
         EndlessBatches(3, 4, seed=0, start=0, stop=1)
 
 

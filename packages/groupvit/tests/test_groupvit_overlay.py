@@ -36,6 +36,12 @@ def test_the_legend_takes_the_room_it_needs() -> None:
     assert big.width == 1000 and big.height < 400 + 40 * 10  # columns side by side
 
 
+def test_a_long_name_is_shortened_in_the_legend() -> None:
+    photo, labels = np.zeros((30, 200, 3), np.uint8), np.zeros((30, 200), np.int32)
+    sheet = np.asarray(draw_overlay(photo, labels, ["green grass " * 60]))
+    assert sheet.shape[1] < 700
+
+
 def test_background_is_darkened() -> None:
     image = np.full((2, 2, 3), 100, dtype=np.uint8)
     labels = np.array([[0, 1], [1, 0]])

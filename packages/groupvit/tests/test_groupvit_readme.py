@@ -6,16 +6,28 @@ from pathlib import Path
 import pytest
 
 import groupvit
-from groupvit import train_config
+from groupvit import TrainConfig, load_model, train_config
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(code) == 1
-    exec(compile(code[0], "README.md", "exec"), {})
+def test_examples_run(
+    colour_shard: Path,
+    tiny_recipe: TrainConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    segmenting, training = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(segmenting, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() in {"dog", "grass", "sky"}
+    (tmp_path / "pairs").mkdir()
+    colour_shard.rename(tmp_path / "pairs" / colour_shard.name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(groupvit, "load_recipe", {"tiny": tiny_recipe}.get)  # twelve pairs
+    exec(compile(training, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == "runs/mine/checkpoint-00000008"
+    assert load_model("runs/mine").config == tiny_recipe.model
 
 
 def test_every_field_of_a_recipe_is_in_the_table() -> None:

@@ -243,6 +243,13 @@ def test_wrong_arguments_are_named(tiny_model: GroupViT) -> None:
         segmenter.label(image, text, background=1.5)
     with pytest.raises(ValueError, match="image must be"):
         segmenter.label(image.permute(1, 2, 0), text)
+    with pytest.raises(ValueError, match=r"got 'dog\.jpg'; open_photo reads files"):
+        segmenter.label("dog.jpg", text)  # type: ignore[arg-type]  # on purpose
+    found = segmenter.label(image, text.numpy())  # type: ignore[arg-type]  # as good
+    assert torch.equal(found, segmenter.label(image, text))
+    tiny_model.train()
+    with pytest.raises(ValueError, match="in training mode; call model"):
+        segmenter.label(image, text)
     with pytest.raises(ValueError, match="precision must be"):
         GroupViTSegmenter(tiny_model, precision="float16")  # type: ignore[arg-type]  # on purpose
 

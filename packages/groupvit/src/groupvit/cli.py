@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +12,10 @@ from pathlib import Path
 from jsonargparse import auto_cli
 from tqdm import tqdm
 
+from groupvit import __version__
 from groupvit.config import TrainConfig
 from groupvit.data.concepts import check_covered, check_source, open_concepts
+from groupvit.data.order import check_fills_batch
 from groupvit.data.pairs import PairDataset
 from groupvit.data.pool import CheckImages, decodable, open_pool
 from groupvit.data.shards import Missing
@@ -30,6 +33,7 @@ from groupvit.segmenting.templates import TEMPLATES_OF, TemplateSet
 from groupvit.segmenting.words import read_names, read_threshold
 from groupvit.training.checkpoint import load_model
 from groupvit.training.launch import Ranks, joined
+from groupvit.training.train import check_reads_captions
 from groupvit.training.train import train as train_run
 
 SHOWN = 5
@@ -87,8 +91,9 @@ def train(  # noqa: PLR0913  # every option of the command
         compile=compile,
         cudnn_attention=cudnn_attention,
     )
+    check_reads_captions(config.model.text)
+    check_source(config.data, concepts)
     source = open_concepts(concepts, config.data, reader=concept_reader) if concepts else None
-    check_source(config.data, source)
     cache = index or out / "index"
     with joined(named_device(device) if device else None) as where:
         pairs = open_pool(
@@ -98,6 +103,7 @@ def train(  # noqa: PLR0913  # every option of the command
             missing=missing_shards,
             cache=cache if cache.exists() or not dry_run else None,
         )
+        check_fills_batch(len(pairs), config.data.batch)
         if source is not None:
             check_covered(pairs, source)
         steps = config.optim.total_steps
@@ -235,6 +241,8 @@ def convert(source: Path, out: Path, *, layout: Layout = "nvlabs") -> None:
         out: file (nvlabs) or folder (huggingface) to write; must not exist.
         layout: whose.
     """
+    if out.exists():
+        raise UsageError(f"{out}: exists; choose another name")
     save_released(load_any(source), out, layout=layout)
     print(f"{layout}\t{out}")
 
@@ -252,19 +260,22 @@ def load_any(path: Path) -> GroupViT:
     return load_released(path) if is_released else load_model(path)
 
 
+VERBS: list[Callable[..., None]] = [train, segment, classify, convert]
+_KINDS = {"bool": "true, false", "int": "a whole number", "float": "a number", "Path": "a path"}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0 done, 1 could not, 2 wrong usage, 3 data missing."""
-    verbs: list[Callable[..., None]] = [train, segment, classify, convert]
     logging.basicConfig(format="groupvit: %(message)s", level=logging.WARNING)
     args = _gather(list(sys.argv[1:] if argv is None else argv))
     try:
-        auto_cli(verbs, args=args, prog="groupvit", exit_on_error=False)
+        auto_cli(VERBS, args=args, prog="groupvit", version=__version__, exit_on_error=False)
     except GroupViTError as error:
         print(f"groupvit: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except ArgumentError as error:
-        what = " ".join(str(error).split())
-        asked = ["groupvit", *(word for word in args[:1] if word in [v.__name__ for v in verbs])]
+        what = _plain(str(error))
+        asked = ["groupvit", *(word for word in args[:1] if word in [v.__name__ for v in VERBS])]
         print(f"groupvit: {what}; see {' '.join(asked)} --help", file=sys.stderr)
         return UsageError.exit_code
     except SystemExit as stop:  # after --help
@@ -274,6 +285,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"groupvit: stopped{again}", file=sys.stderr)
         return 4
     return 0
+
+
+def _plain(said: str) -> str:
+    """The parser's words on a wrong option, without Python's types."""
+    line = " ".join(said.split())
+    wrong = re.search(r'key "(?:\w+\.)?(\w+)": (.*?)(?:Got|Given) value: (.*)$', line)
+    if wrong:
+        name, expected, got = wrong.groups()
+        kinds = [_KINDS.get(kind) for kind in re.findall(r"<class '(\w+)'>", expected)]
+        words = re.findall(r"'(\w+)'", "".join(re.findall(r"Literal\[.*?\]", expected)))
+        choice = ", ".join(dict.fromkeys(one for one in [*kinds, *words] if one))
+        return f"--{name} must be {choice}, got {got}"
+    return re.sub(rf"\b(?:{'|'.join(verb.__name__ for verb in VERBS)})\.(\w+)", r"\1", line)
 
 
 def console() -> None:

@@ -51,7 +51,7 @@ def test_bias_and_damping_enter_as_written() -> None:
     query, bias, tokens = inputs((2, 4, 9, 6))
     bias = bias + torch.tensor([0.0, 0.0, 1000.0, 0.0])  # everyone chooses the third
     mean, size, _, label = group_assign(query, bias, tokens, None, 0, 0.5, 3.0)
-    assert label.unique().tolist() == [2]
+    assert bool((label == 2).all())
     torch.testing.assert_close(mean[:, 2], tokens.sum(dim=1) / 12)
     assert size.tolist() == [[3, 3, 12, 3]] * 2
 
@@ -118,12 +118,14 @@ def test_autocast_does_not_round_sums() -> None:
     torch.manual_seed(0)
     query, tokens = torch.randn(1, 8, 384), torch.randn(1, 196, 384)
     for dtype in (torch.float32, torch.bfloat16):
-        leaves = [query.to(dtype).requires_grad_(), torch.zeros(1, 8), tokens.to(dtype)]
+        leaf = query.to(dtype).requires_grad_()
         results = []
         for enabled in (False, True):
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                outputs = group_assign(*leaves, None, 0, 0.05, 1.0)
-                grad = torch.autograd.grad(outputs[0].float().square().sum(), leaves[0])
+                outputs = group_assign(
+                    leaf, torch.zeros(1, 8), tokens.to(dtype), None, 0, 0.05, 1.0
+                )
+                grad = torch.autograd.grad(outputs[0].float().square().sum(), leaf)
             results.append([*outputs, *grad])
         for plain, cast in zip(*results, strict=True):
             assert torch.equal(plain, cast)

@@ -60,7 +60,7 @@ def test_one_group_owns_all_and_permuted_groups_permute_labels(
     labels = upsample_argmax(soft, ids(1, 4), rows, 17)
     turned = upsample_argmax(soft[:, order], order[None].to(torch.int32), rows, 17)
     assert torch.equal(labels, turned)
-    assert upsample_argmax(soft[:, :1], ids(1, 1), rows, 17).unique().tolist() == [0]
+    assert not upsample_argmax(soft[:, :1], ids(1, 1), rows, 17).any()
 
 
 def test_a_tie_goes_to_the_lowest_group() -> None:

@@ -56,7 +56,7 @@ def open_concepts(path: Path, config: DataConfig, *, reader: str | None = None) 
     readers = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if not readers:
         raise UsageError(
-            f"{path}: no installed package reads concept archives; pip install conceptarchive"
+            f"{path}: no installed package reads concept archives; conceptarchive does"
         )
     if reader is None and len(readers) > 1:
         raise UsageError(
@@ -77,8 +77,8 @@ def open_concepts(path: Path, config: DataConfig, *, reader: str | None = None) 
     return source
 
 
-def check_source(config: DataConfig, source: ConceptSource | None) -> None:
-    """Refuse a recipe that asks for other concepts than it is given.
+def check_source(config: DataConfig, source: ConceptSource | Path | None) -> None:
+    """Refuse a recipe that asks for other concepts than it is given, opened or not.
 
     Raises:
         RecipeError: `data.source` is `archive` and there is none, or the other way round.

@@ -68,7 +68,9 @@ def without_corrupt(pairs: Sequence[Location]) -> tuple[Sequence[Location], list
         else:
             kept.append(number)
     if skipped:
-        log.warning("%d images left out, first: %s", len(skipped), skipped[0])
+        log.warning(
+            "%d images left out, first %s (%s)", len(skipped), skipped[0].id, skipped[0].reason
+        )
     if not kept:
         raise DataError("none of the images can be decoded")
     if not skipped:

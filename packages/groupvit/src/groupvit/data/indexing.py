@@ -45,10 +45,10 @@ _Done = tuple[Shard, list[Skipped]]
 
 
 def index_shards(
-    shards: Sequence[Path],
+    shards: Sequence[Path | str],
     *,
     dataset: str,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     processes: int | None = None,
 ) -> tuple[Pairs, list[Skipped]]:
     """Find all pairs of img2dataset tar shards without decoding an image.
@@ -61,8 +61,8 @@ def index_shards(
 
     Returns:
         pairs in order of shard and place, and what was left out: keys without image or caption,
-        captions that are not UTF-8, names that are not safe; also keys that occur twice, whose
-        first image and caption are kept.
+        captions that are blank or not UTF-8, names that are not safe; also keys that occur twice,
+        whose first image and caption are kept.
 
     Raises:
         DataError: no shard, a shard that is not a whole tar file, an index of another version, or
@@ -72,9 +72,9 @@ def index_shards(
 
 
 def index_sets(
-    sets: Mapping[str, Sequence[Path]],
+    sets: Mapping[str, Sequence[Path | str]],
     *,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     processes: int | None = None,
 ) -> tuple[Pairs, list[Skipped]]:
     """Find all pairs of several data sets, which make one pool in the order given.
@@ -89,9 +89,9 @@ def index_sets(
         processes: as of `index_shards`; errors and results too.
     """
     jobs = [
-        _Job(dataset, shard, state, cache and cache / dataset / f"{shard.stem}.index")
+        _Job(dataset, shard, state, Path(cache, dataset, f"{shard.stem}.index") if cache else None)
         for dataset, shards in sets.items()
-        for shard, state in _states(dataset, shards)
+        for shard, state in _states(dataset, [Path(shard) for shard in shards])
     ]
     if not jobs:
         raise DataError("no tar shards given; name at least one .tar file of image-caption pairs")

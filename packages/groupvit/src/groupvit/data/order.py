@@ -14,6 +14,19 @@ Place = tuple[int, int]
 """Epoch and number of a pair."""
 
 
+def check_fills_batch(pairs: int, batch: int) -> None:
+    """Refuse a pool smaller than a batch.
+
+    Raises:
+        DataError: it is.
+    """
+    if pairs < batch:
+        raise DataError(
+            f"a batch of {batch} pairs needs as many, there are {pairs}; lower data.batch or add "
+            "shards"
+        )
+
+
 class EndlessBatches(Sampler[list[Place]]):
     """Batches of (epoch, pair) from a given step on, shuffled anew every epoch.
 
@@ -50,8 +63,7 @@ class EndlessBatches(Sampler[list[Place]]):
             raise ValueError(f"rank must be in [0, {world}), got {rank}")
         if batch % world:
             raise RecipeError(f"data.batch must be a multiple of the {world} ranks, got {batch}")
-        if pairs < batch:
-            raise DataError(f"a batch of {batch} pairs needs as many pairs, got {pairs}")
+        check_fills_batch(pairs, batch)
         self.pairs, self.batch, self.seed = pairs, batch, seed
         self.start, self.stop = start, stop
         self._first, self._share = rank * (batch // world), batch // world

@@ -49,7 +49,8 @@ def find_shards(
         if not hits:
             absent.append(root / one)
     if not found and len(names) == 1:
-        raise DataError(f"{what}: no such file")
+        is_folder = (root / names[0]).is_dir()
+        raise DataError(f"{what}: no {'.tar file in this folder' if is_folder else 'such file'}")
     if absent:
         told = f"{len(absent)} of {len(names)} shards are missing, first {absent[0]}"
         if missing == "error" or not found:

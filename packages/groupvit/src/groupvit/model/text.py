@@ -1,6 +1,7 @@
 """The text tower: CLIP's causal transformer at a smaller width."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groupvit.config import TextConfig
@@ -39,7 +40,9 @@ class TextTower(nn.Module):
         Returns:
             (R, T, C) states; `pick` takes those that stand for texts.
         """
-        x: Tensor = self.token_embedding(tokens) + self.positions[positions]  # (R, T, C)
+        # the gradient of `self.positions[positions]` would be summed in any order
+        places = F.embedding(positions, self.positions)  # (R, T, C)
+        x: Tensor = self.token_embedding(tokens) + places
         mask = _mask(owners, _compute_dtype(x))
         for block in self.blocks:
             x = run(block, x, None, mask, checkpointed=self.checkpointed)

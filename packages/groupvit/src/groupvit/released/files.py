@@ -180,7 +180,10 @@ def _read_pickle(path: Path) -> dict[Any, Any]:
     except _DAMAGED as error:
         reason = str(error).partition("WeightsUnpickler error:")[2] or str(error)
         reason = textwrap.shorten(reason.strip().partition("\n")[0], 200)
-        raise CheckpointError(f"{path}: not a PyTorch file that can be read ({reason})") from error
+        raise CheckpointError(
+            f"{path}: not a PyTorch file that can be read ({reason}); give a released .pth file, a "
+            "Hugging Face folder, a run or a checkpoint of one"
+        ) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a dict of tensors")
     return loaded

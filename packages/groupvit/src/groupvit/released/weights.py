@@ -31,7 +31,7 @@ from groupvit.released.sizes import infer_config
 
 
 def load_released(
-    path: Path, *, layout: Layout | None = None, image_px: int | None = None
+    path: Path | str, *, layout: Layout | None = None, image_px: int | None = None
 ) -> GroupViT:
     """Build the model of a released checkpoint and load its weights, on the CPU.
 
@@ -57,6 +57,7 @@ def load_released(
     """
     if layout is not None:
         check_layout(layout)
+    path = Path(path)
     tensors, told = read_folder(path) if path.is_dir() else read_file(path)
     layout = layout or _tell_layout(tensors, path)
     try:
@@ -95,7 +96,7 @@ def _resized(
     return replace(config, vision=vision), tensors
 
 
-def save_released(model: GroupViT, path: Path, *, layout: Layout = "nvlabs") -> None:
+def save_released(model: GroupViT, path: Path | str, *, layout: Layout = "nvlabs") -> None:
     """Write a model as its releases are written.
 
     Args:
@@ -109,6 +110,7 @@ def save_released(model: GroupViT, path: Path, *, layout: Layout = "nvlabs") -> 
         CheckpointError: the layout cannot hold this model, `path` exists, or it cannot be written.
         ValueError: no such `layout`.
     """
+    path = Path(path)
     _check_representable(model.config, layout)
     tensors = to_layout(model.state_dict(), layout)
     if path.exists():

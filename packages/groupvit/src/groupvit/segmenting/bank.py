@@ -49,8 +49,8 @@ def encode_prompts(model: GroupViT, prompts: Sequence[str]) -> Tensor:
         ValueError: no prompt.
     """
     check_reads_text(model.config.text)
-    if not prompts:
-        raise ValueError("needs at least one prompt, got none")
+    if not prompts or isinstance(prompts, str):
+        raise ValueError(f"needs a list of at least one prompt, got {prompts!r}")
     starts = range(0, len(prompts), BATCH)
     return torch.cat([_encode_batch(model, prompts[i : i + BATCH]) for i in starts])
 
@@ -115,9 +115,9 @@ def _encode_batch(model: GroupViT, prompts: Sequence[str]) -> Tensor:
 
 
 def _check_words(names: Sequence[str], templates: Sequence[str]) -> None:
-    if not names or not templates:
+    if not names or not templates or isinstance(names, str) or isinstance(templates, str):
         raise ValueError(
-            f"needs at least one name and one template, got {len(names)} and {len(templates)}"
+            f"needs lists of at least one name and one template, got {names!r} and {templates!r}"
         )
     for name in names:
         if not name.strip():

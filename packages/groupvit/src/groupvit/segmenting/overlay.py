@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Iterator, Sequence
+from textwrap import shorten
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +62,7 @@ def draw_overlay(
     palette = colours(len(names), background=background)  # (K, 3)
     share = shares(labels, len(names))  # (K,)
     shown = [int(k) for k in np.argsort(-share, kind="stable") if share[k] > 0]
-    entries = [(palette[k], f"{names[k]}  {share[k]:.0%}") for k in shown]
+    entries = [(palette[k], f"{shorten(names[k], 60)}  {share[k]:.0%}") for k in shown]
     return _with_legend(_tinted(image, labels, palette), entries)
 
 
@@ -78,7 +79,7 @@ def draw_groups(image: Photo, maps: Sequence[Labels]) -> Image.Image:
     sheets = []
     for stage, small in reversed(list(enumerate(maps, start=1))):
         tinted = _tinted(image, _nearest(small, image.shape[:2]), colours(int(small.max()) + 1))
-        text = f"stage {stage}: {len(np.unique(small))} groups own pixels"
+        text = f"stage {stage}, groups that own pixels: {len(np.unique(small))}"
         sheets.append(np.asarray(_with_legend(tinted, [(_WHITE, text)])))
     return Image.fromarray(np.concatenate(sheets, axis=1))
 

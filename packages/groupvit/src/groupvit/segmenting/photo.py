@@ -28,7 +28,7 @@ _SUFFIXES = {
 """What is taken for a picture in a folder; a file that is named itself may have any suffix."""
 
 
-def open_photo(path: Path) -> Photo:
+def open_photo(path: Path | str) -> Photo:
     """Read a picture as it is meant to be seen.
 
     It is turned upright as its EXIF data say; what is transparent becomes white; 16 bits a value

@@ -277,6 +277,8 @@ class GroupViTSegmenter:
 
     def _see(self, crops: Tensor) -> Sight:
         """Run the image tower on (B, 3, H, W) crops in [0, 1]."""
+        if self.model.training:
+            raise ValueError("the model is in training mode; call model.eval() before it segments")
         batch = normalise(crops.to(self._device, torch.float32))  # (B, 3, H, W)
         with self._autocast():
             image, groups, seen = self.model.encode_image(batch)
@@ -284,6 +286,7 @@ class GroupViTSegmenter:
 
     def _checked(self, bank: Tensor) -> Tensor:
         """The bank on the device of the model."""
+        bank = torch.as_tensor(bank)
         if bank.ndim != 2 or not len(bank) or bank.shape[1] != self.model.config.embed_dim:
             raise ValueError(
                 f"bank must be (K, {self.model.config.embed_dim}) with K >= 1, "

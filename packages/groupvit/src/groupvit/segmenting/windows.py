@@ -99,6 +99,10 @@ def as_planes(image: Tensor | Photo) -> Tensor:
     if isinstance(image, np.ndarray):
         planes = torch.from_numpy(np.require(image, requirements=["C", "W"])).movedim(-1, 0)
         known = image.dtype == np.uint8
+    elif not isinstance(image, Tensor):
+        raise ValueError(
+            f"an image must be an array or a tensor, got {image!r:.100}; open_photo reads files"
+        )
     else:
         planes = image
         known = image.dtype == torch.uint8 or image.is_floating_point()

@@ -139,7 +139,8 @@ def resume(
         raise _of_another_version(checkpoint.folder, error) from error
     if _learnt(written) != _learnt(config):
         raise CheckpointError(
-            f"{checkpoint.folder}: trained by another recipe; choose an empty folder or that recipe"
+            f"{checkpoint.folder}: trained by another recipe ({_difference(written, config)}); "
+            "choose an empty folder or that recipe"
         )
     if None not in (pairs, header.get("pairs")) and header["pairs"] != pairs:
         raise CheckpointError(
@@ -155,6 +156,17 @@ def resume(
         raise _unreadable(path, error) from error
 
 
+def _difference(old: TrainConfig, new: TrainConfig) -> str:
+    """The first field in which two recipes differ, and both of its values."""
+    pairs = [("", asdict(_learnt(old)), asdict(_learnt(new)))]
+    for name, before, after in pairs:  # grows
+        if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
+            pairs += [(f"{name}.{key}", before[key], after[key]) for key in before]
+        elif before != after:
+            return f"{name[1:]} was {before!r}, is {after!r}"
+    return "in nothing that is written"
+
+
 def _learnt(config: TrainConfig) -> TrainConfig:
     """A recipe with one value of all that may change while a run goes on."""
     data = replace(config.data, workers=0)
@@ -165,7 +177,7 @@ def _of_another_version(folder: Path, error: RecipeError) -> CheckpointError:
     return CheckpointError(f"{folder}: of another version of groupvit: {error}")
 
 
-def load_model(folder: Path) -> GroupViT:
+def load_model(folder: Path | str) -> GroupViT:
     """Build the model of a checkpoint folder and load its weights, on the CPU.
 
     Args:
@@ -174,6 +186,7 @@ def load_model(folder: Path) -> GroupViT:
     Raises:
         CheckpointError: not a checkpoint of this version, or damaged.
     """
+    folder = Path(folder)
     inside = find_checkpoints(folder)
     folder = inside[-1].folder if inside else folder
     try:
@@ -187,10 +200,12 @@ def load_model(folder: Path) -> GroupViT:
 
 def _header(folder: Path) -> dict[str, Any]:
     path = folder / "checkpoint.json"
+    if not path.exists():
+        raise CheckpointError(f"{folder}: not a groupvit checkpoint, and no run that has one yet")
     try:
         header: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a groupvit checkpoint ({error})") from error
+        raise CheckpointError(f"{path}: not a groupvit checkpoint ({_reason(error)})") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: not a groupvit checkpoint (holds no table)")
     if (header.get("kind"), header.get("version")) != (KIND, VERSION):
@@ -216,14 +231,22 @@ def _load_weights(model: GroupViT, folder: Path, header: dict[str, Any]) -> None
 def _check_whole(path: Path, header: dict[str, Any]) -> None:
     """Compare a file with its checksum in the header; older checkpoints have none."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: damaged checkpoint: no such file")
+        raise _damaged(path, "no such file")
     written = header.get("files", {}).get(path.name)
     if written is not None and _sha256(path) != written:
-        raise CheckpointError(f"{path}: damaged checkpoint: its SHA-256 is not that of its header")
+        raise _damaged(path, "its SHA-256 is not that of its header")
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path}: cannot be loaded ({_reason(error)})")
+    return _damaged(path, f"cannot be loaded ({_reason(error)})")
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    """What to say of a file of a checkpoint, and which checkpoint there is in its place."""
+    folder = path.parent
+    others = [one.folder.name for one in find_checkpoints(folder.parent) if one.folder != folder]
+    way_out = f"; delete {folder.name} to go on from {others[-1]}" if others else ""
+    return CheckpointError(f"{path}: damaged checkpoint: {what}{way_out}")
 
 
 def _sha256(path: Path) -> str:

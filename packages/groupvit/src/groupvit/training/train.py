@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from groupvit.config import TrainConfig
+from groupvit.config import TextConfig, TrainConfig
 from groupvit.data.concepts import check_source
 from groupvit.data.pairs import PairDataset, batches
 from groupvit.data.prompts import TEMPLATE_SETS
@@ -45,7 +45,7 @@ class TrainResult:
 def train(
     config: TrainConfig,
     dataset: PairDataset,
-    run: Path,
+    run: Path | str,
     *,
     device: torch.device | None = None,
     label: str = "train",
@@ -75,6 +75,7 @@ def train(
             kept.
     """
     _check_fits(dataset, config)
+    run = Path(run)
     ranks, device = Ranks.current(), device or default_device()
     data, total = config.data, config.optim.total_steps
     model = build_model(config, device, ranks)
@@ -120,12 +121,7 @@ def train(
 
 def _check_fits(dataset: PairDataset, config: TrainConfig) -> None:
     """Refuse a data set drawn by another recipe, or a text tower too small for any caption."""
-    text = config.model.text
-    if text.context < CONTEXT or text.vocabulary < VOCABULARY:
-        raise RecipeError(
-            f"training needs model.text.context >= {CONTEXT} and vocabulary >= {VOCABULARY}, "
-            f"got {text.context} and {text.vocabulary}"
-        )
+    check_reads_captions(config.model.text)
     names = {templates: name for name, templates in TEMPLATE_SETS.items()}
     for field, drawn in (
         ("concepts", dataset.concepts),
@@ -136,6 +132,19 @@ def _check_fits(dataset: PairDataset, config: TrainConfig) -> None:
         if drawn != wanted:
             raise RecipeError(f"the recipe has data.{field} = {wanted!r}, the data set {drawn!r}")
     check_source(config.data, dataset.source)
+
+
+def check_reads_captions(text: TextConfig) -> None:
+    """Refuse a text tower that cannot be trained.
+
+    Raises:
+        RecipeError: fewer positions or words than captions have.
+    """
+    if text.context < CONTEXT or text.vocabulary < VOCABULARY:
+        raise RecipeError(
+            f"training needs model.text.context >= {CONTEXT} and vocabulary >= {VOCABULARY}, "
+            f"got {text.context} and {text.vocabulary}"
+        )
 
 
 def build_model(config: TrainConfig, device: torch.device, ranks: Ranks) -> GroupViT:

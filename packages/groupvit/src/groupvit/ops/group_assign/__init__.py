@@ -16,7 +16,6 @@ MAX_GROUPS = 256
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-@torch.library.custom_op("groupvit::group_assign", mutates_args=(), device_types="cuda")
 def group_assign(
     query: Tensor,
     bias: Tensor,
@@ -58,13 +57,27 @@ def group_assign(
     Raises:
         ValueError: shapes or types disagree.
     """
+    found: Outputs = _group_assign(query, bias, tokens, noise, stream, scale, damping)
+    return found
+
+
+@torch.library.custom_op("groupvit::group_assign", mutates_args=(), device_types="cuda")
+def _group_assign(
+    query: Tensor,
+    bias: Tensor,
+    tokens: Tensor,
+    noise: Tensor | None,
+    stream: int,
+    scale: float,
+    damping: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from groupvit.ops.group_assign.kernel import group_assign_triton
 
     _check(query, bias, tokens, noise, damping)
     return group_assign_triton(query, bias, tokens, noise, stream, scale, damping)
 
 
-@group_assign.register_kernel("cpu")
+@_group_assign.register_kernel("cpu")
 def _on_cpu(
     query: Tensor,
     bias: Tensor,
@@ -79,7 +92,7 @@ def _on_cpu(
         return assign(query, bias, tokens, noise, stream, scale, damping)
 
 
-@group_assign.register_fake
+@_group_assign.register_fake
 def _shapes(
     query: Tensor, bias: Tensor, tokens: Tensor, noise: Tensor | None, *_: float
 ) -> Outputs:
@@ -163,7 +176,7 @@ def _backward(ctx: Any, d_mean: Tensor, d_size: Tensor, *_: Tensor) -> tuple[Ten
     return d_query, d_bias, d_tokens, None, None, None, None
 
 
-group_assign.register_autograd(_backward, setup_context=_setup_context)
+_group_assign.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _check(

@@ -14,7 +14,6 @@ HALVES = (torch.bfloat16, torch.float16)
 """Types of rows that have a kernel."""
 
 
-@torch.library.custom_op("groupvit::two_way_logsumexp", mutates_args=(), device_types="cuda")
 def two_way_logsumexp(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the exponentials of all similarities of two sets, along both of its axes.
 
@@ -42,6 +41,12 @@ def two_way_logsumexp(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Ten
     Raises:
         ValueError: shapes or types disagree, or a side is empty.
     """
+    sums: tuple[Tensor, Tensor] = _two_way_logsumexp(rows, columns, scale)
+    return sums
+
+
+@torch.library.custom_op("groupvit::two_way_logsumexp", mutates_args=(), device_types="cuda")
+def _two_way_logsumexp(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     from groupvit.ops.multi_label_contrastive.kernel import two_way_logsumexp_triton
 
     _check(rows, columns, scale)
@@ -49,14 +54,14 @@ def two_way_logsumexp(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Ten
     return compute(rows, columns, scale)
 
 
-@two_way_logsumexp.register_kernel("cpu")
+@_two_way_logsumexp.register_kernel("cpu")
 def _on_cpu(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     _check(rows, columns, scale)
     with torch.autocast("cpu", enabled=False):
         return tiled_forward(rows, columns, scale)
 
 
-@two_way_logsumexp.register_fake
+@_two_way_logsumexp.register_fake
 def _shapes(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return scale.new_empty((rows.shape[0],)), scale.new_empty((columns.shape[0],))
 
@@ -133,7 +138,7 @@ def _backward(ctx: Any, d_columns_sum: Tensor, d_rows_sum: Tensor) -> tuple[Tens
     return grads
 
 
-two_way_logsumexp.register_autograd(_backward, setup_context=_setup_context)
+_two_way_logsumexp.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _check(rows: Tensor, columns: Tensor, scale: Tensor) -> None:

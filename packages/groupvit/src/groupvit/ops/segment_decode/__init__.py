@@ -39,11 +39,9 @@ def segment_decode(
             f"assignments of {maps.shape[2]} patches and {maps.shape[:2]} groups do not fit grid "
             f"{grid} and lookup {tuple(lookup.shape)}"
         )
-    labels: Tensor = upsample_argmax(maps.reshape(*maps.shape[:2], *grid), lookup, *size)
-    return labels
+    return upsample_argmax(maps.reshape(*maps.shape[:2], *grid), lookup, *size)
 
 
-@torch.library.custom_op("groupvit::upsample_argmax", mutates_args=(), device_types="cuda")
 def upsample_argmax(maps: Tensor, lookup: Tensor, height: int, width: int) -> Tensor:
     """Resize maps bilinearly and look up the largest at every pixel; no resized map is stored.
 
@@ -59,19 +57,25 @@ def upsample_argmax(maps: Tensor, lookup: Tensor, height: int, width: int) -> Te
     Raises:
         ValueError: shapes or types disagree, or there is no group or pixel.
     """
+    labels: Tensor = _upsample_argmax(maps, lookup, height, width)
+    return labels
+
+
+@torch.library.custom_op("groupvit::upsample_argmax", mutates_args=(), device_types="cuda")
+def _upsample_argmax(maps: Tensor, lookup: Tensor, height: int, width: int) -> Tensor:
     from groupvit.ops.segment_decode.kernel import upsample_argmax_triton
 
     _check(maps, lookup, height, width)
     return upsample_argmax_triton(maps, lookup, height, width)
 
 
-@upsample_argmax.register_kernel("cpu")
+@_upsample_argmax.register_kernel("cpu")
 def _on_cpu(maps: Tensor, lookup: Tensor, height: int, width: int) -> Tensor:
     _check(maps, lookup, height, width)
     return upsample_argmax_reference(maps, lookup, height, width)
 
 
-@upsample_argmax.register_fake
+@_upsample_argmax.register_fake
 def _shape(maps: Tensor, lookup: Tensor, height: int, width: int) -> Tensor:
     return lookup.new_empty((maps.shape[0], height, width))
 

@@ -8,7 +8,6 @@ from groupvit.ops.uniform.reference import uniform_reference
 __all__ = ["uniform"]
 
 
-@torch.library.custom_op("groupvit::uniform", mutates_args=(), device_types="cuda")
 def uniform(noise: Tensor, stream: int, batch: int, places: int) -> Tensor:
     """Give numbers in (0, 1) that depend on (seed, stream, sample, place) alone.
 
@@ -33,19 +32,25 @@ def uniform(noise: Tensor, stream: int, batch: int, places: int) -> Tensor:
     Raises:
         ValueError: an argument is out of range.
     """
+    numbers: Tensor = _uniform(noise, stream, batch, places)
+    return numbers
+
+
+@torch.library.custom_op("groupvit::uniform", mutates_args=(), device_types="cuda")
+def _uniform(noise: Tensor, stream: int, batch: int, places: int) -> Tensor:
     from groupvit.ops.uniform.kernel import uniform_triton
 
     _check(noise, stream, batch, places)
     return uniform_triton(noise, stream, batch, places)
 
 
-@uniform.register_kernel("cpu")
+@_uniform.register_kernel("cpu")
 def _on_cpu(noise: Tensor, stream: int, batch: int, places: int) -> Tensor:
     _check(noise, stream, batch, places)
     return uniform_reference(noise, stream, batch, places)
 
 
-@uniform.register_fake
+@_uniform.register_fake
 def _shape(noise: Tensor, stream: int, batch: int, places: int) -> Tensor:  # noqa: ARG001  # schema
     return noise.new_empty((batch, places), dtype=torch.float32)
 
