@@ -1,5 +1,6 @@
 import multiprocessing
 import pickle
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -150,3 +151,17 @@ def test_what_cannot_be_opened_is_a_value_error_of_one_line(
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
         open_source(archive.folder, temperature=0)
+
+
+def test_a_damaged_file_is_a_value_error_of_one_line(
+    archive: ConceptArchive, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(archive.folder, copy)
+    source = open_source(copy)
+    (copy / "archive-00000.arrow").write_bytes(b"no arrow")
+    with pytest.raises(ValueError, match=r"archive-00000\.arrow") as caught:
+        source.sample(archive.keys[0], count=1, seed=0, epoch=0)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(KeyError):
+        open_source(archive.folder).sample("none", count=1, seed=0, epoch=0)

@@ -7,7 +7,7 @@ class ConceptArchiveError(Exception):
     exit_code = 1
 
 
-class FormatError(ConceptArchiveError, ValueError):
+class FormatError(ConceptArchiveError):
     """A file is not what it should be: damaged, of another kind, or of an unknown version."""
 
 

@@ -1,6 +1,7 @@
 """Drawing concepts out of a stored archive, for a trainer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,27 @@ class ConceptSampler:
         return self._archive
 
 
+class _Source(ConceptSampler):
+    """A sampler whose errors are ValueError, for a program that knows none of ours."""
+
+    def __contains__(self, key: object) -> bool:
+        with _as_value_error():
+            return super().__contains__(key)
+
+    def sample(self, key: str, *, count: int, seed: int, epoch: int) -> list[str]:
+        """As `ConceptSampler.sample`; a damaged file is a ValueError."""
+        with _as_value_error():
+            return super().sample(key, count=count, seed=seed, epoch=epoch)
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    try:
+        yield
+    except ConceptArchiveError as error:
+        raise ValueError(str(error)) from error
+
+
 def open_source(
     path: Path, *, method: Method = "cluster", temperature: float = 1.0
 ) -> ConceptSampler:
@@ -148,9 +170,8 @@ def open_source(
 
     Raises:
         ValueError: the path is no archive that can be read, or a setting is out of range; one
-            line.
+            line. The source itself raises it for a file that is damaged.
     """
-    try:
-        return ConceptArchive.open(path).sampler(method, temperature)
-    except ConceptArchiveError as error:
-        raise ValueError(str(error)) from error
+    with _as_value_error():
+        ConceptArchive.open(path)
+    return _Source(path, method=method, temperature=temperature)
