@@ -147,10 +147,12 @@ def test_a_run_that_dies_leaves_no_results(
         patch.setattr(Path, "replace", dies_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             run(painted, mini_task, mini, out=out)
-    assert [path.name for path in out.iterdir()] == ["confusion.npy"]  # no JSON, no parts
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["confusion.npy", "journal"]  # no JSON, no parts
     with pytest.raises(FormatError, match=r"results\.json: cannot be read"):
         Report.read(out)
     assert run(painted, mini_task, mini, out=out).miou == 1  # and can simply be run again
+    assert not (out / "journal").exists()
 
 
 def test_a_run_that_dies_while_overwriting_never_mixes_two_runs(

@@ -25,6 +25,7 @@ from segbench.metrics import ConfusionMatrix, count_pairs
 from segbench.overlay import overlay, palette, strip
 from segbench.per_image import PerImageCounts
 from segbench.predict import predict_labels, prompt_names, task_bank
+from segbench.ranks import joined
 from segbench.report import Report
 from segbench.segmenter import Segmenter
 from segbench.task import Task, list_tasks, load_task
@@ -58,6 +59,7 @@ __all__ = [
     "compare",
     "count_pairs",
     "evaluate",
+    "joined",
     "list_tasks",
     "load_names",
     "load_task",

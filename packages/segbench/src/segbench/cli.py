@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jsonargparse import auto_cli
 
 from segbench.bank import list_sets
@@ -14,6 +15,7 @@ from segbench.compare import compare as compare_reports
 from segbench.compare import markdown_table
 from segbench.errors import DataMissingError, IncompleteError, SegbenchError, UsageError
 from segbench.evaluate import evaluate, score_folder
+from segbench.ranks import joined, rank_and_world
 from segbench.report import Report
 from segbench.segmenter import Segmenter
 from segbench.task import list_tasks, load_task
@@ -42,10 +44,14 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
     limit: int | None = None,
     device: str = "cpu",
     overlays: int = 0,
+    save_pred: bool = False,
     overwrite: bool = False,
+    skip_existing: bool = False,
     allow_partial: bool = False,
 ) -> None:
-    """Evaluate a model on one or more tasks.
+    """Evaluate a model on one or more tasks; killed and called again, it goes on.
+
+    Under torchrun the ranks share the images; each takes the GPU of its own number.
 
     Args:
         segmenter: `package.module:callable` that returns a Segmenter.
@@ -56,25 +62,31 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
         limit: score the first images only.
         device: where tensors are made, such as cuda.
         overlays: draw this many of the first images.
-        overwrite: replace results that are there.
+        save_pred: write every label map to `OUT/<task id>/predictions/`.
+        overwrite: replace results that are there, or a journal.
+        skip_existing: take results that are there if they are of the same task and model.
         allow_partial: exit with 0 although images could not be read.
     """
     tasks = [load_task(name) for name in task.split(",")]  # a misspelt one stops before any work
-    model = load_segmenter(segmenter, option or {})
-    reports = []
-    for each in tasks:
-        report = evaluate(
-            model,
-            each,
-            root=root,
-            out=out / each.id if out else None,
-            limit=limit,
-            device=device,
-            overlays=overlays,
-            overwrite=overwrite,
-        )
-        print(report.summary())
-        reports.append(report)
+    with joined(_device(device)) as where:
+        model = load_segmenter(segmenter, option or {})
+        reports = []
+        for each in tasks:
+            report = evaluate(
+                model,
+                each,
+                root=root,
+                out=out / each.id if out else None,
+                limit=limit,
+                device=where,
+                overlays=overlays,
+                save_pred=save_pred,
+                overwrite=overwrite,
+                skip_existing=skip_existing,
+            )
+            if rank_and_world()[0] == 0:
+                print(report.summary())
+            reports.append(report)
     _check_complete(reports, allow_partial)
 
 
@@ -98,7 +110,7 @@ def score(
         out: results go to `OUT/<task id>/`.
         limit: score the first images only.
         overlays: draw this many of the first images.
-        overwrite: replace results that are there.
+        overwrite: replace results that are there, or a journal.
         allow_partial: exit with 0 although images could not be read.
     """
     loaded = load_task(task)
@@ -158,6 +170,13 @@ def load_segmenter(factory: str, options: dict[str, Any]) -> Segmenter:
             "which lacks name, encode_text or segment"
         )
     return made
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: {str(error).partition(chr(10))[0]}") from error
 
 
 def _check_complete(reports: Sequence[Report], allow_partial: bool) -> None:

@@ -37,16 +37,19 @@ class PerImageCounts:
     @classmethod
     def of(cls, classes: int, images: Iterable[tuple[str, IntArray]]) -> "PerImageCounts":
         """Gather (id, (K, K) counts) of every image; one matrix is held at a time."""
-        ids, pairs, counts = [], [], []
-        for image_id, matrix in images:
-            flat = matrix.reshape(-1)  # (K * K,)
-            ids.append(image_id)
-            pairs.append(np.flatnonzero(flat))
-            counts.append(flat[pairs[-1]])
+        return cls.of_sparse(classes, (_sparse(name, matrix) for name, matrix in images))
+
+    @classmethod
+    def of_sparse(
+        cls, classes: int, images: Iterable[tuple[str, IntArray, IntArray]]
+    ) -> "PerImageCounts":
+        """Gather (id, pairs, counts) of every image, as in the attributes."""
+        rows = list(images)
         empty = np.zeros(0, dtype=np.int64)
-        offsets = np.cumsum([0, *map(len, pairs)], dtype=np.int64)  # (I + 1,)
-        joined = np.concatenate([empty, *pairs]), np.concatenate([empty, *counts])
-        return cls(classes, tuple(ids), offsets, *joined)
+        offsets = np.cumsum([0, *(len(pairs) for _, pairs, _ in rows)], dtype=np.int64)  # (I + 1,)
+        pairs = np.concatenate([empty, *(pairs for _, pairs, _ in rows)])
+        counts = np.concatenate([empty, *(counts for _, _, counts in rows)])
+        return cls(classes, tuple(name for name, _, _ in rows), offsets, pairs, counts)
 
     def total(self) -> IntArray:
         """(K, K) counts of all images."""
@@ -142,3 +145,9 @@ class PerImageCounts:
         return cls(
             int(arrays["classes"]), ids, arrays["offsets"], arrays["pairs"], arrays["counts"]
         )
+
+
+def _sparse(name: str, matrix: IntArray) -> tuple[str, IntArray, IntArray]:
+    flat = matrix.reshape(-1)  # (K * K,)
+    pairs = np.flatnonzero(flat)
+    return name, pairs, flat[pairs]

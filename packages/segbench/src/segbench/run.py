@@ -1,0 +1,285 @@
+"""One evaluation under way: images done one by one, noted in a journal, gathered into a report."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from segbench.bank import load_templates
+from segbench.datasets import Example, SegmentationDataset
+from segbench.errors import DataMissingError, FormatError, UnreadableImageError, UsageError
+from segbench.journal import Entry, Journal
+from segbench.metrics import IntArray, count_pairs
+from segbench.overlay import strip
+from segbench.per_image import PerImageCounts
+from segbench.predict import prompt_names
+from segbench.ranks import rank_and_world, wait_for_all
+from segbench.report import Report, environment, summarise
+from segbench.task import Task
+
+Predict: TypeAlias = Callable[[Example], Tensor]
+"""An example -> (H, W) integer label ids."""
+
+JOURNAL = "journal"
+PREDICTIONS = "predictions"
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """What an evaluation was asked, and what it has met so far; see `evaluate`."""
+
+    task: Task
+    dataset: SegmentationDataset
+    model: dict[str, Any]
+    """name, and what tells its weights from others if that is known."""
+    out: Path | None
+    limit: int | None
+    overlays: int = 0
+    save_pred: bool = False
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    done: dict[int, Entry] = field(default_factory=dict)
+    """By place in the data set."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage, of this process."""
+
+    @property
+    def expected(self) -> int:
+        """Images that should be scored."""
+        return min(len(self.dataset), self.limit or len(self.dataset))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """By what a journal is known to be of the same evaluation."""
+        data = {"dataset": dict(self.task.dataset), "images": self.expected}
+        return {"task": self.task.hash, "model": self.model, "data": data}
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add to the time a stage has taken."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+def existing(run: Run, *, overwrite: bool, skip: bool) -> Report | None:
+    """Results that may stand for the run; what is in the way of a new one is refused or removed."""
+    if run.limit is not None and run.limit < 1:
+        raise UsageError(f"limit must be >= 1, got {run.limit}")
+    rank, world = rank_and_world()
+    if run.out is None:
+        if world > 1:
+            raise UsageError(f"{world} ranks share an evaluation through files: say where with out")
+        return None
+    results = run.out / "results.json"
+    if results.exists() and skip:
+        found = Report.read(run.out)
+        if _is_of(found, run):
+            return found
+    if results.exists() and not overwrite:
+        raise UsageError(
+            f"{run.out} holds results already; choose another folder or allow overwriting"
+        )
+    wait_for_all()  # until every rank has looked
+    if overwrite and rank == 0:
+        results.unlink(missing_ok=True)
+        Journal.discard(run.out / JOURNAL)
+    wait_for_all()
+    return None
+
+
+def _is_of(report: Report, run: Run) -> bool:
+    """Whether a report is what the run would give."""
+    return (
+        report.task["hash"] == run.task.hash
+        and report.model == run.model
+        and report.data["images_expected"] == run.expected
+    )
+
+
+def finish(run: Run, predict: Predict) -> Report:
+    """Do all images, and write the report where results go."""
+    started = time.perf_counter()
+    if run.out is None:
+        run.done = {entry.index: entry for entry in _entries(run, predict, range(run.expected))}
+    else:
+        _count_in_journal(run, predict, run.out)
+    run.seconds["total"] = time.perf_counter() - started
+    report = _report(run, _gathered(run))
+    if run.out is not None and rank_and_world()[0] == 0:
+        report.write(run.out)
+        Journal.discard(run.out / JOURNAL)
+    wait_for_all()
+    return report
+
+
+def _count_in_journal(run: Run, predict: Predict, out: Path) -> None:
+    """Do this rank's share of the images that no journal knows, and learn of the others'."""
+    journal = Journal(out / JOURNAL, run.identity)
+    left = [index for index in range(run.expected) if index not in journal.done]
+    wait_for_all()  # until every rank has read the same journal
+    rank, world = rank_and_world()
+    try:
+        for entry in _entries(run, predict, left[rank::world], known=run.expected - len(left)):
+            journal.add(entry)
+    finally:
+        journal.close()
+    wait_for_all()
+    journal.reload()
+    wait_for_all()  # until every rank has read it: the first one will delete it
+    run.done = journal.done
+
+
+def _gathered(run: Run) -> PerImageCounts:
+    """Counts of all images that could be read, in the order of the data set."""
+    entries = [run.done[index] for index in sorted(run.done)]
+    read = [entry for entry in entries if not entry.skipped]
+    if not read:
+        raise DataMissingError(f"none of {run.expected} images could be read: {entries[0].skipped}")
+    if len({entry.id for entry in read}) < len(read):
+        raise FormatError(f"{run.task.id}: two images have the same id")
+    counts = [(entry.id, entry.pairs, entry.counts) for entry in read]
+    return PerImageCounts.of_sparse(len(run.dataset.names), counts)
+
+
+def _entries(
+    run: Run, predict: Predict, indices: Sequence[int], *, known: int = 0
+) -> Iterator[Entry]:
+    """Predict and count image by image; unreadable ones are noted and left out."""
+    rank, world = rank_and_world()
+    bar = tqdm(
+        indices,
+        desc=run.task.id,
+        unit="image",
+        initial=known // world,
+        total=len(indices) + known // world,
+        disable=None if rank == 0 else True,
+    )
+    for index in bar:
+        start = time.perf_counter()
+        try:
+            example = run.dataset[index]
+        except UnreadableImageError as error:
+            yield Entry.unreadable(index, str(error))
+            continue
+        loaded = time.perf_counter()
+        prediction = predict(example)  # (H, W)
+        predicted = time.perf_counter()
+        counts = _count(example, prediction, len(run.dataset.names))
+        run.add_seconds("load", loaded - start)
+        run.add_seconds("predict", predicted - loaded)
+        run.add_seconds("count", time.perf_counter() - predicted)
+        if run.out is not None:
+            _write_pictures(run, run.out, index, example, prediction)
+        yield Entry.of(index, example.id, _content(example), counts)
+
+
+def _content(example: Example) -> str:
+    """SHA-256 of an example."""
+    digest = hashlib.sha256(example.id.encode())
+    digest.update(example.image.tobytes())
+    digest.update(example.labels.tobytes())
+    return digest.hexdigest()
+
+
+def _count(example: Example, prediction: Tensor, classes: int) -> IntArray:
+    labels = torch.tensor(example.labels, device=prediction.device)  # (H, W)
+    try:
+        counts: IntArray = count_pairs(labels, prediction, classes).cpu().numpy()  # (K, K)
+    except ValueError as error:
+        raise FormatError(f"image {example.id}: {error}") from error
+    return counts
+
+
+def _write_pictures(run: Run, out: Path, index: int, example: Example, prediction: Tensor) -> None:
+    """The label map and the overlay of an image, if they are wanted."""
+    if not run.save_pred and index >= run.overlays:
+        return
+    labels = prediction.cpu().numpy()  # (H, W)
+    if run.save_pred:
+        kind = np.uint8 if len(run.dataset.names) <= 256 else np.uint16
+        _save(Image.fromarray(labels.astype(kind)), out / PREDICTIONS, example.id)
+    if index < run.overlays:
+        picture = strip(example.image, example.labels, labels, run.dataset.names)
+        _save(picture, out / "overlays", example.id.replace("/", "_"))
+
+
+def _save(picture: Image.Image, folder: Path, name: str) -> None:
+    """Write `FOLDER/NAME.png` whole or not at all."""
+    path = folder / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    picture.save(part, format="PNG")
+    part.replace(path)
+
+
+def _report(run: Run, per_image: PerImageCounts) -> Report:
+    prompts = prompt_names(run.task, run.dataset.names)
+    metrics, per_class, interval = summarise(
+        per_image,
+        names=run.dataset.names,
+        subsets=run.dataset.subsets,
+        rule=run.task.absent,
+        background=None if run.task.background == "none" else run.task.background_label,
+    )
+    return Report(
+        task=run.task.identity(),
+        model=run.model,
+        data={
+            "dataset": dict(run.task.dataset),
+            "images_expected": run.expected,
+            "images_in_dataset": len(run.dataset),
+            "images_scored": len(per_image.ids),
+            "images_skipped": len(_skipped(run)),
+            "content_sha256": _content_of_all(run),
+        },
+        names=tuple(run.dataset.names),
+        prompts=tuple(prompts),
+        templates=load_templates(run.task.templates),
+        metrics=metrics,
+        per_class=per_class,
+        interval=interval,
+        timing=_timing(run, len(per_image.ids)),
+        environment=environment(run.device),
+        warnings=tuple(_warnings(run, prompts, per_image)),
+        per_image=per_image,
+    )
+
+
+def _skipped(run: Run) -> list[str]:
+    """Why images could not be read, in the order of the data set."""
+    return [entry.skipped for _, entry in sorted(run.done.items()) if entry.skipped]
+
+
+def _content_of_all(run: Run) -> str:
+    """SHA-256 of the hashes of all images and labels that were scored, in their order."""
+    digest = hashlib.sha256()
+    for _, entry in sorted(run.done.items()):
+        digest.update(entry.content.encode())
+    return digest.hexdigest()
+
+
+def _timing(run: Run, images: int) -> dict[str, float]:
+    seconds = {f"{stage}_s": round(run.seconds[stage], 4) for stage in sorted(run.seconds)}
+    return {"images_per_s": round(images / max(run.seconds["total"], 1e-9), 3), **seconds}
+
+
+def _warnings(run: Run, prompts: Sequence[str], per_image: PerImageCounts) -> Iterator[str]:
+    """What a reader of the numbers has to know."""
+    if run.expected < len(run.dataset):
+        yield (
+            f"limited to the first {run.expected} of {len(run.dataset)} images: "
+            "not comparable with a full run"
+        )
+    yield from (f"skipped: {reason}" for reason in _skipped(run))
+    twice = sorted(name for name, times in Counter(prompts).items() if times > 1)
+    if twice:
+        yield f"names given to more than one class, of which one can never win: {', '.join(twice)}"
+    absent = int((per_image.total().sum(axis=1) == 0).sum())
+    if absent:
+        yield f"{absent} of {per_image.classes} classes have no labelled pixel in these images"
