@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segbench import FormatError, Report, Segmenter, UsageError, compare, evaluate, markdown_table
+from segbench import FormatError, Report, Segmenter, UsageError, compare, evaluate
 
 Constant = Callable[[int], Segmenter]
 
@@ -63,26 +63,6 @@ def test_unknown_version_and_kind_are_named(
         FormatError, match=rf"results\.json: found .*{value}.*reads segbench-results 1"
     ):
         Report.read(path)
-
-
-def test_table_has_a_row_for_each_report_best_first(report: Report, right: Report) -> None:
-    lines = markdown_table([report, right]).splitlines()
-    assert len(lines) == 4
-    assert "| mini@whole v1 | painted | 2 | 100.00 | 100.00 to 100.00 | 100.00 |" in lines[2]
-    assert "| constant | 2 | 20.83 |" in lines[3]
-    assert lines[3].endswith("| 62.50 | 33.33 | 1.0 / 3.0 |")
-    assert len({line.count("|") for line in lines}) == 1
-
-
-def test_table_tells_warnings_and_subsets(report: Report, right: Report) -> None:
-    warned = dataclasses.replace(report, warnings=("limited",))
-    grouped = dataclasses.replace(right, metrics={**right.metrics, "miou_thing": 0.5})
-    text = markdown_table([warned, grouped])
-    assert "| constant † |" in text
-    assert text.endswith("† constant on mini@whole: limited\n")
-    assert "| mIoU thing |" in text.splitlines()[0]
-    assert "| 50.00 |" in text.splitlines()[2]
-    assert "| - |" in text.splitlines()[3]
 
 
 def test_comparison_is_signed_paired_and_by_class(report: Report, right: Report) -> None:

@@ -75,7 +75,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(
         with pytest.raises(KeyboardInterrupt):
             evaluate(painted, str(mini_task), root=many, out=tmp_path / "out")
         assert not (tmp_path / "out/results.json").exists()
-    evaluate(painted, str(mini_task), root=many, out=tmp_path / "out", save_pred=True)
+    evaluate(painted, str(mini_task), root=many, out=tmp_path / "out")
     assert len(calls) == 11 + (stop < 11)  # no image that was done is looked at again
     assert results(tmp_path / "out") == results(tmp_path / "unbroken")
     assert not (tmp_path / "out/journal").exists()
@@ -128,6 +128,8 @@ def test_another_model_does_not_go_on(
             evaluate(painted, str(mini_task), root=many, out=tmp_path)
     with pytest.raises(UsageError, match=r"of another evaluation \(its model is"):
         evaluate(constant(0), str(mini_task), root=many, out=tmp_path)
+    with pytest.raises(UsageError, match=r"of another evaluation \(its pictures is"):
+        evaluate(painted, str(mini_task), root=many, out=tmp_path, save_pred=True)
     with pytest.raises(UsageError, match=r"of another evaluation \(its data is"):
         evaluate(painted, str(mini_task), root=many, out=tmp_path, limit=3)
     report = evaluate(constant(0), str(mini_task), root=many, out=tmp_path, overwrite=True)

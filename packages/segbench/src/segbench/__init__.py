@@ -1,7 +1,7 @@
 """Zero-shot segmentation benchmarks whose numbers can be trusted and compared."""
 
 from segbench.bank import build_bank, load_names, load_templates
-from segbench.compare import Comparison, compare, markdown_table
+from segbench.compare import Comparison, compare
 from segbench.datasets import Example, FolderDataset, SegmentationDataset, open_dataset
 from segbench.datasets.scenes import (
     CaptionGap,
@@ -28,6 +28,8 @@ from segbench.predict import predict_labels, prompt_names, task_bank
 from segbench.ranks import joined
 from segbench.report import Report
 from segbench.segmenter import Segmenter
+from segbench.sweep import Sweep, sweep
+from segbench.tables import Table, benchmark_table, detail_table
 from segbench.task import Task, list_tasks, load_task
 
 __version__ = "0.1.0"
@@ -50,21 +52,24 @@ __all__ = [
     "SegbenchError",
     "SegmentationDataset",
     "Segmenter",
+    "Sweep",
+    "Table",
     "Task",
     "UnreadableImageError",
     "UsageError",
+    "benchmark_table",
     "bootstrap",
     "build_bank",
     "caption_gap",
     "compare",
     "count_pairs",
+    "detail_table",
     "evaluate",
     "joined",
     "list_tasks",
     "load_names",
     "load_task",
     "load_templates",
-    "markdown_table",
     "open_dataset",
     "overlay",
     "paired_difference",
@@ -73,6 +78,7 @@ __all__ = [
     "prompt_names",
     "score_folder",
     "strip",
+    "sweep",
     "task_bank",
     "write_pairs",
 ]

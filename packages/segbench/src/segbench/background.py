@@ -65,11 +65,28 @@ def decide(scores: Tensor, size: tuple[int, int], task: Task) -> Tensor:
     """
     if task.background in ("none", "threshold"):
         return resize_argmax(scores, size)[1]
+    sure, winner, loses_tie = rank(scores, size, task)
+    value = task.background_value
+    is_background = (sure < value) | ((sure == value) & loses_tie)
+    return insert_background(winner, is_background, task.background_label)
+
+
+def rank(scores: Tensor, size: tuple[int, int], task: Task) -> tuple[Tensor, Tensor, Tensor]:
+    """What decides about background under `constant` and `softmax_floor`, before the threshold.
+
+    Args:
+        scores: (K - 1, h, w) merged scores of the classes with a prompt.
+        size: (H, W) of the labels.
+        task: gives the policy.
+
+    Returns:
+        sure: (H, W) float32; what is below the policy's value is background.
+        winner: (H, W) int64 in [0, K - 1).
+        loses_tie: (H, W) bool, whether background wins where `sure` is the value itself.
+    """
     best, winner = resize_argmax(scores, size)  # (H, W), (H, W)
     if task.background == "constant":
-        value, first = task.background_value, winner >= task.background_label
-        is_background = (best < value) | ((best == value) & first)
-    else:
-        logits = task.background_scale * resize_scores(scores, size)  # (K - 1, H, W)
-        is_background = logits.softmax(dim=0).amax(dim=0) < task.background_value
-    return insert_background(winner, is_background, task.background_label)
+        return best, winner, winner >= task.background_label
+    logits = task.background_scale * resize_scores(scores, size)  # (K - 1, H, W)
+    sure = logits.softmax(dim=0).amax(dim=0)  # (H, W)
+    return sure, winner, torch.zeros_like(winner, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Command line: ls, run, score, table, compare."""
+"""Command line: ls, run, score, sweep, table, compare."""
 
 import importlib
 import sys
@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jsonargparse import auto_cli
 
 from segbench.bank import list_sets
 from segbench.compare import compare as compare_reports
-from segbench.compare import markdown_table
 from segbench.errors import DataMissingError, IncompleteError, SegbenchError, UsageError
 from segbench.evaluate import evaluate, score_folder
 from segbench.ranks import joined, rank_and_world
 from segbench.report import Report
 from segbench.segmenter import Segmenter
+from segbench.sweep import sweep as sweep_values
+from segbench.tables import Format, benchmark_table, detail_table
 from segbench.task import list_tasks, load_task
 
 
@@ -127,16 +129,85 @@ def score(
     _check_complete([report], allow_partial)
 
 
-def table(results: Path) -> None:
-    """Print every result under a folder as one Markdown table.
+def sweep(  # noqa: PLR0913  # every option of the command
+    segmenter: str,
+    task: str,
+    *,
+    bg_thresh: str,
+    root: Path | None = None,
+    out: Path | None = None,
+    option: dict[str, Any] | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> None:
+    """Score a model at many values of a task's background threshold, looking at images once.
 
     Args:
-        results: folder; each `results.json` in it, at any depth, is a row.
+        segmenter: `package.module:callable` that returns a Segmenter.
+        task: task id or TOML file, with a background policy.
+        bg_thresh: LOW:HIGH:N, both ends among the N values; or values separated by commas.
+        root: folder with the data.
+        out: `sweep.json` goes to `OUT/<task id>/`.
+        option: keyword arguments of the callable, as for run.
+        limit: score the first images only.
+        device: where tensors are made, such as cuda.
+        overwrite: replace a sweep that is there, or a journal.
     """
+    loaded, values = load_task(task), _values(bg_thresh)
+    with joined(_device(device)) as where:
+        found = sweep_values(
+            load_segmenter(segmenter, option or {}),
+            loaded,
+            values,
+            root=root,
+            out=out / loaded.id if out else None,
+            limit=limit,
+            device=where,
+            overwrite=overwrite,
+        )
+        if rank_and_world()[0] == 0:
+            print(found.summary())
+
+
+def _values(text: str) -> list[float]:
+    """Thresholds from "0:1:11" or "0.1,0.2"."""
+    try:
+        if ":" in text:
+            low, high, count = text.split(":")
+            return [float(value) for value in np.linspace(float(low), float(high), int(count))]
+        return [float(value) for value in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--bg_thresh needs LOW:HIGH:N or numbers, got {text!r}") from error
+
+
+def table(
+    results: Path,
+    *,
+    layout: Literal["detail", "benchmarks"] = "detail",
+    format: Format = "markdown",  # noqa: A002  # the name of the option
+    published: bool = False,
+) -> None:
+    """Print every result under a folder as one table.
+
+    Args:
+        results: folder; each `results.json` in it, at any depth, is read.
+        layout: a row a run with all its figures, or models by the eight benchmarks of papers.
+        format: of the table.
+        published: with benchmarks, add what others have printed, marked as quoted.
+    """
+    if published and layout != "benchmarks":
+        raise UsageError("--published is for --layout benchmarks")
     paths = sorted(results.rglob("results.json"))
     if not paths:
         raise DataMissingError(f"no results.json under {results}")
-    print(markdown_table([Report.read(path) for path in paths]), end="")
+    reports = [Report.read(path) for path in paths]
+    made = (
+        detail_table(reports)
+        if layout == "detail"
+        else benchmark_table(reports, published=published)
+    )
+    print(made.render(format), end="")
 
 
 def compare(first: Path, second: Path) -> None:
@@ -196,6 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "ls": ls,
         "run": run,
         "score": score,
+        "sweep": sweep,
         "table": table,
         "compare": compare,
     }

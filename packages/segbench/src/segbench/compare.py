@@ -1,6 +1,6 @@
-"""Tables of reports, and whether the difference between two is real."""
+"""Whether the difference between two runs is real."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,50 +11,6 @@ from segbench.metrics import AbsentRule, Areas
 from segbench.report import Report
 
 _SEED = 0  # of the bootstrap: the same reports give the same interval
-
-
-def markdown_table(reports: Iterable[Report]) -> str:
-    """Reports as a Markdown table, one row each, by task and then best mIoU first.
-
-    mIoU columns are percentages; "classes" is the mean number of distinct classes an image,
-    predicted / true. A row with warnings is marked with a dagger and its warnings stand below the
-    table.
-    """
-    rows = sorted(reports, key=lambda report: (report.task["id"], -report.miou))
-    subsets = sorted({name for report in rows for name in report.subsets})
-    head = ["task", "model", "images", "mIoU", "95 % interval", "mIoU gt>0"]
-    head += [f"mIoU {name}" for name in subsets]
-    head += ["pixel acc", "present recall", "classes"]
-    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
-    lines += [_row(report, subsets) for report in rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = [
-        f"† {r.model['name']} on {r.task['id']}: {'; '.join(r.warnings)}"
-        for r in rows
-        if r.warnings
-    ]
-    return "\n\n".join([table, *notes]) + "\n"
-
-
-def _row(report: Report, subsets: Sequence[str]) -> list[str]:
-    metrics, interval = report.metrics, report.interval
-    values = [metrics.get(f"miou_{name}", float("nan")) for name in subsets]
-    return [
-        f"{report.task['id']} v{report.task['version']}",
-        f"{report.model['name']}{' †' if report.warnings else ''}",
-        str(report.data["images_scored"]),
-        _percent(report.miou),
-        f"{_percent(interval.low)} to {_percent(interval.high)}",
-        _percent(metrics["miou_gt"]),
-        *map(_percent, values),
-        _percent(metrics["pixel_acc"]),
-        _percent(metrics["present_recall"]),
-        f"{metrics['distinct_classes']:.1f} / {metrics['distinct_classes_true']:.1f}",
-    ]
-
-
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{100 * value:.2f}"
 
 
 @dataclass(frozen=True, slots=True)

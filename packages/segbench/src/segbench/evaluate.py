@@ -1,7 +1,6 @@
 """Evaluate a segmenter, or saved label maps, on a task."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from segbench.predict import predict_labels, task_bank
 from segbench.report import Report
 from segbench.run import Run, existing, finish
 from segbench.saved import read_prediction
-from segbench.segmenter import Segmenter
+from segbench.segmenter import Segmenter, identity_of
 from segbench.task import Task, load_task
 
 
@@ -65,7 +64,7 @@ def evaluate(  # noqa: PLR0913  # every option of the command
     run = Run(
         task=task,
         dataset=open_dataset(task.dataset, root),
-        model=_identity_of(segmenter),
+        model=identity_of(segmenter),
         out=out,
         limit=limit,
         overlays=overlays,
@@ -83,12 +82,6 @@ def evaluate(  # noqa: PLR0913  # every option of the command
         return predict_labels(segmenter, image, bank, task)
 
     return finish(run, predict)
-
-
-def _identity_of(segmenter: Segmenter) -> dict[str, Any]:
-    """Name of a model, and what tells its weights from others if it says so."""
-    fingerprint = getattr(segmenter, "fingerprint", None)
-    return {"name": segmenter.name} | ({"fingerprint": fingerprint} if fingerprint else {})
 
 
 def score_folder(
@@ -131,5 +124,5 @@ def score_folder(
         limit=limit,
         overlays=overlays,
     )
-    existing(run, overwrite=overwrite, skip=False)
+    existing(run, overwrite=overwrite)
     return finish(run, lambda example: read_prediction(predictions, example))

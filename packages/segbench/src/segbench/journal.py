@@ -35,16 +35,16 @@ class Entry:
     content: str
     """SHA-256 of the id, the image and its labels; empty if it could not be read."""
     pairs: IntArray
-    """(n,) true class * K + predicted class."""
+    """(n,) places in the flattened counts that are not 0: true class * K + predicted class."""
     counts: IntArray
-    """(n,) pixels of each pair, >= 1."""
+    """(n,) pixels of each, >= 1."""
     skipped: str = ""
     """Why the image could not be read; empty if it could."""
 
     @classmethod
-    def of(cls, index: int, name: str, content: str, matrix: IntArray) -> Self:
-        """From a (K, K) confusion matrix."""
-        flat = matrix.reshape(-1)  # (K * K,)
+    def of(cls, index: int, name: str, content: str, counts: IntArray) -> Self:
+        """From counts of any shape, (K, K) for a confusion matrix."""
+        flat = counts.reshape(-1)
         pairs = np.flatnonzero(flat)
         return cls(index, name, content, pairs, flat[pairs])
 

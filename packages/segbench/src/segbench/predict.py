@@ -1,6 +1,6 @@
 """From an image to a label map, under the protocol of a task."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -72,22 +72,40 @@ def predict_labels(segmenter: Segmenter, image: Tensor, bank: Tensor, task: Task
         ValueError: the segmenter's scores have a wrong shape or are not finite.
     """
     height, width = image.shape[1:]
-    resized = resize_image(image, resized_size(height, width, task.short_px, task.long_px))
 
     def score(window: Tensor) -> Tensor:
-        scores = _checked(segmenter.segment(window, bank), len(bank))  # (K, h, w)
+        scores = checked_scores(segmenter.segment(window, bank), len(bank))  # (K, h, w)
         if task.background == "threshold":
             return add_threshold_channel(scores, task.background_value, task.background_label)
         return scores
 
+    return decide(merged_scores(score, image, task), (height, width), task)
+
+
+def merged_scores(score: Callable[[Tensor], Tensor], image: Tensor, task: Task) -> Tensor:
+    """Scores of an image under a protocol: resized, cut into windows, scored, merged.
+
+    Args:
+        score: (3, y, x) window -> (K, h, w) scores; called once a window, in their order.
+        image: (3, H, W) float32 RGB in [0, 1].
+        task: the protocol.
+
+    Returns:
+        (K, h, w), or at the size of the resized image where there are windows.
+    """
+    height, width = image.shape[1:]
+    resized = resize_image(image, resized_size(height, width, task.short_px, task.long_px))
     if task.window_px is None or task.stride_px is None:
-        scores = score(resized)  # (K, h, w)
-    else:
-        scores = merge_windows(score, resized, task.window_px, task.stride_px)  # (K, H', W')
-    return decide(scores, (height, width), task)
+        return score(resized)
+    return merge_windows(score, resized, task.window_px, task.stride_px)
 
 
-def _checked(scores: Tensor, classes: int) -> Tensor:
+def checked_scores(scores: Tensor, classes: int) -> Tensor:
+    """Scores of a segmenter as float32.
+
+    Raises:
+        ValueError: not (K, h, w), or not finite.
+    """
     if scores.ndim != 3 or len(scores) != classes:
         raise ValueError(f"segment must give ({classes}, h, w), got {tuple(scores.shape)}")
     if not bool(scores.isfinite().all()):

@@ -4,11 +4,9 @@ import hashlib
 import io
 import json
 import math
-import os
 import platform
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 
 from segbench.errors import FormatError
+from segbench.files import write_atomically
 from segbench.interval import Interval, bootstrap
 from segbench.metrics import ABSENT_RULES, AbsentRule, ConfusionMatrix
 from segbench.per_image import PerImageCounts
@@ -107,11 +106,11 @@ class Report:
         np.save(buffer, self.per_image.total())
         contents = {"confusion.npy": buffer.getvalue(), "per_image.npz": self.per_image.to_bytes()}
         for name, data in contents.items():
-            _write_atomically(folder / name, data)
+            write_atomically(folder / name, data)
         content = {"kind": KIND, "schema_version": SCHEMA_VERSION, **self._fields()}
         content["files"] = {name: _sha256(data) for name, data in contents.items()}
         text = json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n"
-        _write_atomically(folder / "results.json", text.encode())
+        write_atomically(folder / "results.json", text.encode())
 
     def _fields(self) -> dict[str, Any]:
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "per_image"}
@@ -175,20 +174,6 @@ def _without_nan(value: Any) -> Any:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, flush to disk, rename; on failure leave no part behind."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def summarise(

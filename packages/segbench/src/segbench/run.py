@@ -29,6 +29,9 @@ from segbench.task import Task
 Predict: TypeAlias = Callable[[Example], Tensor]
 """An example -> (H, W) integer label ids."""
 
+Work: TypeAlias = Callable[[int, Example], IntArray]
+"""Place in the data set and an example -> int64 counts of any one shape."""
+
 JOURNAL = "journal"
 PREDICTIONS = "predictions"
 
@@ -46,6 +49,8 @@ class Run:
     overlays: int = 0
     save_pred: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    extra: str = ""
+    """What else tells the counts from those of another evaluation."""
     done: dict[int, Entry] = field(default_factory=dict)
     """By place in the data set."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -59,15 +64,22 @@ class Run:
     @property
     def identity(self) -> dict[str, Any]:
         """By what a journal is known to be of the same evaluation."""
-        data = {"dataset": dict(self.task.dataset), "images": self.expected}
-        return {"task": self.task.hash, "model": self.model, "data": data}
+        return {
+            "task": self.task.hash,
+            "model": self.model,
+            "data": {"dataset": dict(self.task.dataset), "images": self.expected},
+            "pictures": {"overlays": self.overlays, "save_pred": self.save_pred},
+            "extra": self.extra,
+        }
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add to the time a stage has taken."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
-def existing(run: Run, *, overwrite: bool, skip: bool) -> Report | None:
+def existing(
+    run: Run, *, overwrite: bool, skip: bool = False, name: str = "results.json"
+) -> Report | None:
     """Results that may stand for the run; what is in the way of a new one is refused or removed."""
     if run.limit is not None and run.limit < 1:
         raise UsageError(f"limit must be >= 1, got {run.limit}")
@@ -76,7 +88,7 @@ def existing(run: Run, *, overwrite: bool, skip: bool) -> Report | None:
         if world > 1:
             raise UsageError(f"{world} ranks share an evaluation through files: say where with out")
         return None
-    results = run.out / "results.json"
+    results = run.out / name
     if results.exists() and skip:
         found = Report.read(run.out)
         if _is_of(found, run):
@@ -99,17 +111,25 @@ def _is_of(report: Report, run: Run) -> bool:
         report.task["hash"] == run.task.hash
         and report.model == run.model
         and report.data["images_expected"] == run.expected
+        and (not run.save_pred or (run.out is not None and (run.out / PREDICTIONS).is_dir()))
     )
 
 
 def finish(run: Run, predict: Predict) -> Report:
     """Do all images, and write the report where results go."""
-    started = time.perf_counter()
-    if run.out is None:
-        run.done = {entry.index: entry for entry in _entries(run, predict, range(run.expected))}
-    else:
-        _count_in_journal(run, predict, run.out)
-    run.seconds["total"] = time.perf_counter() - started
+
+    def work(index: int, example: Example) -> IntArray:
+        start = time.perf_counter()
+        prediction = predict(example)  # (H, W)
+        predicted = time.perf_counter()
+        counts = _count(example, prediction, len(run.dataset.names))
+        run.add_seconds("predict", predicted - start)
+        run.add_seconds("count", time.perf_counter() - predicted)
+        if run.out is not None:
+            _write_pictures(run, run.out, index, example, prediction)
+        return counts
+
+    count_all(run, work)
     report = _report(run, _gathered(run))
     if run.out is not None and rank_and_world()[0] == 0:
         report.write(run.out)
@@ -118,14 +138,40 @@ def finish(run: Run, predict: Predict) -> Report:
     return report
 
 
-def _count_in_journal(run: Run, predict: Predict, out: Path) -> None:
+def count_all(run: Run, work: Work) -> None:
+    """Do all images that no journal knows, and learn of those that others have done.
+
+    Raises:
+        DataMissingError: none could be read.
+        FormatError: two have the same id.
+    """
+    started = time.perf_counter()
+    if run.out is None:
+        run.done = {entry.index: entry for entry in _entries(run, work, range(run.expected))}
+    else:
+        _count_in_journal(run, work, run.out)
+    run.seconds["total"] = time.perf_counter() - started
+    read = scored(run)
+    if not read:
+        reason = next(iter(_skipped(run)))
+        raise DataMissingError(f"none of {run.expected} images could be read: {reason}")
+    if len({entry.id for entry in read}) < len(read):
+        raise FormatError(f"{run.task.id}: two images have the same id")
+
+
+def scored(run: Run) -> list[Entry]:
+    """Images that could be read, in the order of the data set."""
+    return [entry for _, entry in sorted(run.done.items()) if not entry.skipped]
+
+
+def _count_in_journal(run: Run, work: Work, out: Path) -> None:
     """Do this rank's share of the images that no journal knows, and learn of the others'."""
     journal = Journal(out / JOURNAL, run.identity)
     left = [index for index in range(run.expected) if index not in journal.done]
     wait_for_all()  # until every rank has read the same journal
     rank, world = rank_and_world()
     try:
-        for entry in _entries(run, predict, left[rank::world], known=run.expected - len(left)):
+        for entry in _entries(run, work, left[rank::world], known=run.expected - len(left)):
             journal.add(entry)
     finally:
         journal.close()
@@ -137,20 +183,12 @@ def _count_in_journal(run: Run, predict: Predict, out: Path) -> None:
 
 def _gathered(run: Run) -> PerImageCounts:
     """Counts of all images that could be read, in the order of the data set."""
-    entries = [run.done[index] for index in sorted(run.done)]
-    read = [entry for entry in entries if not entry.skipped]
-    if not read:
-        raise DataMissingError(f"none of {run.expected} images could be read: {entries[0].skipped}")
-    if len({entry.id for entry in read}) < len(read):
-        raise FormatError(f"{run.task.id}: two images have the same id")
-    counts = [(entry.id, entry.pairs, entry.counts) for entry in read]
+    counts = [(entry.id, entry.pairs, entry.counts) for entry in scored(run)]
     return PerImageCounts.of_sparse(len(run.dataset.names), counts)
 
 
-def _entries(
-    run: Run, predict: Predict, indices: Sequence[int], *, known: int = 0
-) -> Iterator[Entry]:
-    """Predict and count image by image; unreadable ones are noted and left out."""
+def _entries(run: Run, work: Work, indices: Sequence[int], *, known: int = 0) -> Iterator[Entry]:
+    """Count image by image; unreadable ones are noted and left out."""
     rank, world = rank_and_world()
     bar = tqdm(
         indices,
@@ -167,16 +205,8 @@ def _entries(
         except UnreadableImageError as error:
             yield Entry.unreadable(index, str(error))
             continue
-        loaded = time.perf_counter()
-        prediction = predict(example)  # (H, W)
-        predicted = time.perf_counter()
-        counts = _count(example, prediction, len(run.dataset.names))
-        run.add_seconds("load", loaded - start)
-        run.add_seconds("predict", predicted - loaded)
-        run.add_seconds("count", time.perf_counter() - predicted)
-        if run.out is not None:
-            _write_pictures(run, run.out, index, example, prediction)
-        yield Entry.of(index, example.id, _content(example), counts)
+        run.add_seconds("load", time.perf_counter() - start)
+        yield Entry.of(index, example.id, _content(example), work(index, example))
 
 
 def _content(example: Example) -> str:

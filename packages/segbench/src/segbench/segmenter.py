@@ -1,7 +1,7 @@
 """What a model has to offer to be evaluated."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ class Segmenter(Protocol):
 
     The protocol (size, windows, prompts, background) belongs to the task and is applied by the
     harness; normalisation of the image belongs to the model and is applied by `segment`.
+
+    It may have an attribute `fingerprint`, a text that tells its weights from others: results are
+    then skipped, and evaluations resumed, for the same weights only.
     """
 
     @property
@@ -43,3 +46,9 @@ class Segmenter(Protocol):
             higher is better.
         """
         ...
+
+
+def identity_of(segmenter: Segmenter) -> dict[str, Any]:
+    """Name of a model, and what tells its weights from others if it says so."""
+    fingerprint = getattr(segmenter, "fingerprint", None)
+    return {"name": segmenter.name} | ({"fingerprint": fingerprint} if fingerprint else {})

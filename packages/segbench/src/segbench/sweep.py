@@ -1,0 +1,220 @@
+"""The background threshold that suits a model: the score at every value, from one evaluation.
+
+A threshold that is chosen by the labels of the images it is scored on is tuned on them; the result
+says so.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segbench.background import add_threshold_channel, decide, rank
+from segbench.datasets import Example, open_dataset
+from segbench.errors import UsageError
+from segbench.files import write_atomically
+from segbench.journal import Journal
+from segbench.metrics import ConfusionMatrix, IntArray, count_pairs
+from segbench.predict import checked_scores, merged_scores, task_bank
+from segbench.ranks import rank_and_world, wait_for_all
+from segbench.run import JOURNAL, Run, count_all, existing, scored
+from segbench.segmenter import Segmenter, identity_of
+from segbench.task import Task, load_task
+
+KIND, VERSION = "segbench-sweep", 1
+SWEEP = "sweep.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """Scores of one segmenter on one task by the value of its background policy."""
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    images: int
+    values: tuple[float, ...]
+    """n values, ascending."""
+    miou: tuple[float, ...]
+    """(n,) under the task's rule for absent classes."""
+    miou_fg: tuple[float, ...]
+    """(n,) without the background class."""
+    pixel_acc: tuple[float, ...]
+    """(n,)"""
+
+    @property
+    def best(self) -> float:
+        """The value with the largest mIoU, the first of several."""
+        return self.values[int(np.nanargmax(self.miou))]
+
+    def summary(self) -> str:
+        """A line a value, and the best one, for a terminal."""
+        rows = zip(self.values, self.miou, self.miou_fg, self.pixel_acc, strict=True)
+        lines = [f"{v:.6g}\t{100 * m:.2f}\t{100 * f:.2f}\t{100 * p:.2f}" for v, m, f, p in rows]
+        head = "value\tmIoU\tmIoU of the foreground\tpixel acc"
+        tail = f"best {self.best:.6g}, tuned on these {self.images} images"
+        return "\n".join([head, *lines, tail])
+
+    def write(self, folder: Path) -> None:
+        """Write `sweep.json` whole or not at all."""
+        content = {"kind": KIND, "schema_version": VERSION, "best": self.best, **asdict(self)}
+        write_atomically(folder / SWEEP, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def sweep(
+    segmenter: Segmenter,
+    task: Task | str,
+    values: Sequence[float],
+    *,
+    root: Path | None = None,
+    out: Path | None = None,
+    limit: int | None = None,
+    device: str | torch.device = "cpu",
+    overwrite: bool = False,
+) -> Sweep:
+    """Score a segmenter at every value of the task's background policy.
+
+    The model sees every image once, and each score is that of `evaluate` with that value. With
+    `out` it goes on after a kill, and shares the images under torchrun, as `evaluate` does.
+
+    Args:
+        segmenter: the model.
+        task: a task with a background policy, its id, or the path of a task file.
+        values: of `Task.background_value`, in any order.
+        root: folder with the data.
+        out: folder for `sweep.json`.
+        limit: score the first images only.
+        device: where tensors are made.
+        overwrite: start again although `out` holds a sweep or a journal.
+
+    Raises:
+        UsageError: the task has no background policy, no value, or as of `evaluate`.
+        DataMissingError: data is missing, or no image could be read.
+        FormatError: a file contradicts the task.
+        ValueError: the segmenter's output has a wrong shape or is not finite.
+    """
+    task = task if isinstance(task, Task) else load_task(task)
+    if task.background == "none":
+        raise UsageError(f"{task.id} has no background policy, so there is nothing to sweep")
+    if not values:
+        raise UsageError("a sweep needs at least one value")
+    chosen = tuple(sorted(set(values)))
+    run = Run(
+        task=task,
+        dataset=open_dataset(task.dataset, root),
+        model=identity_of(segmenter),
+        out=out,
+        limit=limit,
+        device=torch.device(device),
+        extra=f"sweep {chosen}",
+    )
+    existing(run, overwrite=overwrite, name=SWEEP)
+    bank = task_bank(segmenter, task, run.dataset.names).to(run.device)  # (K - 1, D)
+
+    @torch.inference_mode()
+    def work(_: int, example: Example) -> IntArray:
+        pixels = torch.tensor(example.image, device=run.device)  # (H, W, 3)
+        image = pixels.permute(2, 0, 1).float().div(255)  # (3, H, W)
+        labels = torch.tensor(example.labels, device=run.device)  # (H, W)
+        count = _by_window if task.background == "threshold" else _by_pixel
+        return count(segmenter, image, labels, bank, task, chosen)
+
+    count_all(run, work)
+    found = _gathered(run, chosen)
+    if out is not None and rank_and_world()[0] == 0:
+        found.write(out)
+        Journal.discard(out / JOURNAL)
+    wait_for_all()
+    return found
+
+
+def _by_pixel(
+    segmenter: Segmenter,
+    image: Tensor,
+    labels: Tensor,
+    bank: Tensor,
+    task: Task,
+    values: Sequence[float],
+) -> IntArray:
+    """(n, K, K) counts where the policy acts on the merged score of a pixel.
+
+    A pixel is background from its first value on: one pass over the pixels counts all values.
+    """
+    scores = merged_scores(_scorer(segmenter, bank), image, task)
+    sure, winner, loses_tie = rank(scores, (labels.shape[0], labels.shape[1]), task)
+    steps = torch.tensor(values, dtype=sure.dtype, device=sure.device)  # (n,)
+    first = torch.searchsorted(steps, sure, right=True)  # (H, W), values at most `sure`
+    first = torch.where(loses_tie, torch.searchsorted(steps, sure), first)
+    classes = len(bank) + 1
+    keys = (first * classes + winner + (winner >= task.background_label)).long()  # (H, W)
+    kept = labels != -1
+    flat = labels[kept].long() * (len(values) + 1) * classes + keys[kept]
+    shape = (classes, len(values) + 1, classes)
+    by_first: IntArray = (
+        torch.bincount(flat, minlength=int(np.prod(shape))).view(shape).cpu().numpy()
+    )
+    counts = np.zeros((len(values), classes, classes), np.int64)  # (n, K, K)
+    for step in range(len(values)):
+        counts[step] = by_first[:, step + 1 :].sum(axis=1)
+        counts[step, :, task.background_label] += by_first[:, : step + 1].sum(axis=(1, 2))
+    return counts
+
+
+def _by_window(
+    segmenter: Segmenter,
+    image: Tensor,
+    labels: Tensor,
+    bank: Tensor,
+    task: Task,
+    values: Sequence[float],
+) -> IntArray:
+    """(n, K, K) counts where the policy acts on every window before they are merged."""
+    seen: list[Tensor] = []
+    score = _scorer(segmenter, bank)
+
+    def remember(window: Tensor) -> Tensor:
+        seen.append(score(window))
+        return seen[-1]
+
+    merged_scores(remember, image, task)
+    size = (labels.shape[0], labels.shape[1])
+    counts = []
+    for value in values:
+        windows = _with_background(seen, value, task)
+        merged = merged_scores(lambda _, w=windows: next(w), image, task)  # type: ignore[misc]  # bound now
+        predicted = decide(merged, size, replace(task, background_value=value))
+        counts.append(count_pairs(labels, predicted, len(bank) + 1).cpu().numpy())
+    return np.stack(counts)
+
+
+def _with_background(seen: Sequence[Tensor], value: float, task: Task) -> Iterator[Tensor]:
+    for scores in seen:
+        yield add_threshold_channel(scores, value, task.background_label)
+
+
+def _scorer(segmenter: Segmenter, bank: Tensor) -> Any:
+    return lambda window: checked_scores(segmenter.segment(window, bank), len(bank))
+
+
+def _gathered(run: Run, values: tuple[float, ...]) -> Sweep:
+    """Scores from the counts of all images."""
+    classes, entries = len(run.dataset.names), scored(run)
+    total = np.zeros(len(values) * classes**2, np.int64)  # (n * K * K,)
+    for entry in entries:
+        total[entry.pairs] += entry.counts
+    matrices = [ConfusionMatrix(classes, part) for part in total.reshape(-1, classes, classes)]
+    rule, background = run.task.absent, run.task.background_label
+    return Sweep(
+        task=run.task.identity(),
+        model=run.model,
+        images=len(entries),
+        values=values,
+        miou=tuple(matrix.miou(rule) for matrix in matrices),
+        miou_fg=tuple(matrix.miou_fg(background, rule) for matrix in matrices),
+        pixel_acc=tuple(matrix.pixel_acc() for matrix in matrices),
+    )
