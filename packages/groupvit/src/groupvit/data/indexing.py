@@ -61,8 +61,8 @@ def index_shards(
 
     Returns:
         pairs in order of shard and place, and what was left out: keys without image or caption,
-        captions that are blank or not UTF-8, names that are not safe; also keys that occur twice,
-        whose first image and caption are kept.
+        captions that are not UTF-8, names that are not safe; also keys that occur twice, whose
+        first image and caption are kept.
 
     Raises:
         DataError: no shard, a shard that is not a whole tar file, an index of another version, or

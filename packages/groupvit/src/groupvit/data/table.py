@@ -52,9 +52,10 @@ def row_type(key_bytes: int) -> np.dtype[np.void]:
 def read_table(shard: Path) -> ShardTable:
     """Find the pairs of a tar shard without decoding an image.
 
-    A pair is left out when it lacks an image or a caption, when its caption is blank or not UTF-8,
-    when one of them is too large, and when its key is no safe part of an id. Of a key that occurs
-    twice the first image and the first caption count.
+    A pair is left out when it lacks an image or a caption, when its caption is not UTF-8, when one
+    of them is too large, and when its key is no safe part of an id. Of a key that occurs twice the
+    first image and the first caption count. A blank caption is one: a concept archive may know what
+    its image shows.
 
     Raises:
         DataError: the file cannot be read, or is not a whole tar.
@@ -94,14 +95,8 @@ def _collect(
         places[key] = member.offset, member.size
         if member.size > largest:
             faults[key] = f"{what} too large"
-        elif what == "caption" and (fault := _fault_of(reader.read(member.offset, member.size))):
-            faults[key] = fault
-
-
-def _fault_of(caption: bytes) -> str | None:
-    if not _is_utf8(caption):
-        return "caption is not UTF-8"
-    return None if caption.decode().removeprefix("\ufeff").strip() else "caption is blank"
+        elif what == "caption" and not _is_utf8(reader.read(member.offset, member.size)):
+            faults[key] = "caption is not UTF-8"
 
 
 def _join(images: _Places, captions: _Places, faults: dict[bytes, str]) -> ShardTable:
