@@ -23,6 +23,7 @@ from segbench.evaluate import evaluate, score_folder
 from segbench.interval import Interval, bootstrap, paired_difference
 from segbench.metrics import ConfusionMatrix, count_pairs
 from segbench.overlay import overlay, palette, strip
+from segbench.page import write_page
 from segbench.per_image import PerImageCounts
 from segbench.predict import predict_labels, prompt_names, task_bank
 from segbench.ranks import joined
@@ -80,5 +81,6 @@ __all__ = [
     "strip",
     "sweep",
     "task_bank",
+    "write_page",
     "write_pairs",
 ]

@@ -1,4 +1,4 @@
-"""Command line: ls, run, score, sweep, table, compare."""
+"""Command line: ls, run, score, sweep, table, page, compare."""
 
 import importlib
 import sys
@@ -15,6 +15,7 @@ from segbench.bank import list_sets
 from segbench.compare import compare as compare_reports
 from segbench.errors import DataMissingError, IncompleteError, SegbenchError, UsageError
 from segbench.evaluate import evaluate, score_folder
+from segbench.page import write_page
 from segbench.ranks import joined, rank_and_world
 from segbench.report import Report
 from segbench.segmenter import Segmenter
@@ -210,6 +211,21 @@ def table(
     print(made.render(format), end="")
 
 
+def page(
+    results: Path, *, root: Path | None = None, task: Path | None = None, count: int = 8
+) -> None:
+    """Write a page with the classes and the worst and best images of a run.
+
+    Args:
+        results: folder of one result, made with --save_pred true.
+        root: folder with the data.
+        task: task file of the result, if it is none of the package's.
+        count: images of each kind.
+    """
+    loaded = load_task(task) if task else None
+    print(write_page(results, root=root, task=loaded, count=count))
+
+
 def compare(first: Path, second: Path) -> None:
     """Tell whether the second of two runs is better than the first.
 
@@ -269,6 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "score": score,
         "sweep": sweep,
         "table": table,
+        "page": page,
         "compare": compare,
     }
     try:
