@@ -138,7 +138,9 @@ class Predictions:
         example = self.dataset[index]
         pixels = torch.from_numpy(example.image).permute(2, 0, 1).float() / 255  # (3, H, W)
         maps = {
-            arm: predict_labels(segmenter, pixels, self._banks[arm], self.task).cpu().numpy()
+            arm: predict_labels(segmenter, pixels, self._banks[arm], self.task, self.dataset.names)
+            .cpu()
+            .numpy()
             for arm, segmenter in self._segmenters.items()
         }
         return example.image, example.labels, maps

@@ -4,13 +4,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from segbench import Task
-from segbench.background import add_threshold_channel, decide, insert_background
+from segbench.background import add_threshold_channel
+from segbench.background import decide as decide_queries
 
 
 def task(**choices: Any) -> Task:
     return Task(id="t@t", dataset={"kind": "scenes"}, **choices)
+
+
+def decide(scores: Tensor, size: tuple[int, int], chosen: Task) -> Tensor:
+    """One query a class, none for the background of a policy."""
+    labels = list(range(len(scores) + (chosen.background in ("constant", "softmax_floor"))))
+    if len(labels) > len(scores):
+        labels.remove(chosen.background_label)
+    return decide_queries(scores, size, chosen, torch.tensor(labels))
 
 
 def test_threshold_marks_the_places_where_no_class_is_sure() -> None:
@@ -69,8 +79,37 @@ def test_none_never_gives_background() -> None:
     assert decide(scores, (4, 4), task(background_value=0.9)).tolist() == [[0] * 4] * 4
 
 
-def test_insert_background_shifts_later_labels() -> None:
-    winner = torch.tensor([0, 1, 2])
-    no_one = torch.zeros(3, dtype=torch.bool)
-    assert insert_background(winner, no_one, 1).tolist() == [0, 2, 3]
-    assert insert_background(winner, ~no_one, 1).tolist() == [1, 1, 1]
+def test_the_best_synonym_counts_and_extra_names_become_background() -> None:
+    owners = torch.tensor([1, 1, 2, 0])  # two synonyms, a class, an extra name
+    scores = torch.tensor([[0.9, 0.1, 0.2, 0.1], [0.1, 0.9, 0.3, 0.2], [0.2, 0.3, 0.8, 0.3]])
+    scores = torch.cat([scores, torch.tensor([[0.3, 0.2, 0.1, 0.7]])])[:, None]  # (4, 1, 4)
+    chosen = task(background="constant", background_value=0.5)
+    assert decide_queries(scores, (1, 4), chosen, owners).tolist() == [[1, 1, 2, 0]]
+    assert decide_queries(scores, (1, 4), task(), owners).tolist() == [[1, 1, 2, 0]]
+
+
+def test_a_class_of_too_little_foreground_gives_its_places_to_the_next() -> None:
+    # ten places: background 2, class 1 on 7, class 2 on 1 of 8 of the foreground
+    scores = torch.zeros(3, 1, 10)
+    scores[0, 0, :2] = 5
+    scores[1, 0, 2:9] = 5
+    scores[2, 0, 9] = 5
+    scores[1, 0, 9] = 3
+    owners = torch.tensor([0, 1, 2])
+    found = {
+        floor: decide_queries(
+            scores,
+            (1, 10),
+            task(background="softmax_floor", background_queries=True, area_floor=floor),
+            owners,
+        )[0, 9]
+        for floor in (0.0, 0.12, 0.125, 0.9)
+    }
+    assert {floor: int(label) for floor, label in found.items()} == {
+        0.0: 2, 0.12: 2, 0.125: 1, 0.9: 0,
+    }  # fmt: skip
+    # the winner's probability is over all queries, also those left out: e^3 / (e^5 + e^3 + 1)
+    floor = task(
+        background="softmax_floor", background_queries=True, area_floor=0.125, background_value=0.12
+    )
+    assert int(decide_queries(scores, (1, 10), floor, owners)[0, 9]) == 0

@@ -1,6 +1,7 @@
 """The worked example of the specification, exactness and parity."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_any_prediction_is_allowed_where_the_label_is_ignored() -> None:
 
 def test_shapes_must_agree_and_rules_exist() -> None:
     with pytest.raises(ValueError, match=r"labels are \(2,\)"):
-        count_pairs(torch.zeros(2), torch.zeros(3), 4)
+        count_pairs(torch.zeros(2).int(), torch.zeros(3).int(), 4)
     with pytest.raises(ValueError, match="rule must be one of"):
         worked_example().miou("mean")  # type: ignore[arg-type]  # the point of the test
     with pytest.raises(ValueError, match=r"counts must be \(3, 3\)"):
@@ -148,3 +149,21 @@ def test_no_pixels_give_nan_not_zero() -> None:
     for value in (empty.miou(), empty.miou("gt"), empty.macc(), empty.pixel_acc(), empty.fwiou()):
         assert math.isnan(value)
     assert empty.miou("all") == 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64])
+def test_labels_of_every_integer_type_count_alike(dtype: type[np.integer]) -> None:
+    truth = np.array([[0, 1, 255, 3]])
+    matrix = ConfusionMatrix(256)
+    added = matrix.update(truth.astype(dtype), truth[:, ::-1].astype(dtype))
+    assert added.sum() == 4 and added[255, 1] == 1  # 255 is a class here, not what is ignored
+    frozen = truth.astype(dtype)
+    frozen.flags.writeable = False
+    assert matrix.update(frozen, frozen)[255, 255] == 1
+
+
+@pytest.mark.parametrize("wrong", [np.array([0.5]), np.array([True])])
+def test_what_is_no_label_map_is_refused(wrong: Any) -> None:
+    for pair in ((wrong, np.zeros(1, np.int64)), (np.zeros(1, np.int64), wrong)):
+        with pytest.raises(ValueError, match="must hold integers, got torch"):
+            ConfusionMatrix(2).update(*pair)

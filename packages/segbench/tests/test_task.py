@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from segbench import FormatError, Task, UsageError, list_tasks, load_task, load_templates
-from segbench.task import parse_task
+from segbench.task import combine, parse_task
 
 SCENES = '[dataset]\nkind = "scenes"\n'
 
@@ -46,6 +46,9 @@ def test_groupvit_protocol_is_the_published_one() -> None:
         ("short_px = 0\n" + SCENES, "short_px must be >= 1, got 0"),
         ("long_px = 9\n" + SCENES, "long_px needs short_px"),
         ('background = "treshold"\n' + SCENES, "did you mean 'threshold'"),
+        ("area_floor = 0.1\n" + SCENES, "area_floor needs background constant or softmax_floor"),
+        ('extra_names = ["a"]\n' + SCENES, "extra_names need background constant"),
+        ("square_px = 0\n" + SCENES, "square_px must be >= 1, got 0"),
         ('absent = "mean"\n' + SCENES, "unknown absent 'mean'"),
     ],
 )
@@ -53,6 +56,23 @@ def test_mistakes_are_named(text: str, message: str) -> None:
     with pytest.raises(FormatError, match=message) as caught:
         parse_task(text, "x.toml")
     assert "\n" not in str(caught.value)
+
+
+def test_a_protocol_says_what_differs_on_a_data_set() -> None:
+    voc, stuff = load_task("voc21@sclip"), load_task("coco_stuff171@sclip")
+    assert (voc.short_px, voc.window_px, voc.background_scale, voc.area_floor) == (
+        336,
+        224,
+        65,
+        0.1,
+    )
+    assert (stuff.short_px, stuff.window_px, stuff.background) == (448, 224, "none")
+    assert voc.dataset == {"kind": "voc21"} and voc.templates == stuff.templates
+    assert load_task("ade150@pixelclip").absent == "gt"
+    with pytest.raises(UsageError, match=r"of protocol groupvit 'voc20'; did you mean 'voc21'"):
+        combine("voc20", "groupvit")
+    with pytest.raises(UsageError, match="unknown protocol 'sclp'; did you mean 'sclip'"):
+        combine("voc20", "sclp")
 
 
 def test_unknown_task_names_the_nearest() -> None:

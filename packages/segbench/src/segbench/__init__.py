@@ -1,6 +1,13 @@
 """Zero-shot segmentation benchmarks whose numbers can be trusted and compared."""
 
 from segbench.bank import build_bank, load_names, load_templates
+from segbench.boundary import BoundaryCounts
+from segbench.classify import (
+    ClassificationCounts,
+    ClassificationReport,
+    Classifier,
+    evaluate_classification,
+)
 from segbench.compare import Comparison, compare
 from segbench.datasets import Example, FolderDataset, SegmentationDataset, open_dataset
 from segbench.datasets.scenes import (
@@ -21,11 +28,13 @@ from segbench.errors import (
 )
 from segbench.evaluate import evaluate, score_folder
 from segbench.interval import Interval, bootstrap, paired_difference
+from segbench.mask_accuracy import MaskAccuracy, Regions
 from segbench.metrics import ConfusionMatrix, count_pairs
+from segbench.object_size import ImageNetSCounts
 from segbench.overlay import overlay, palette, strip
 from segbench.page import write_page
 from segbench.per_image import PerImageCounts
-from segbench.predict import predict_labels, prompt_names, task_bank
+from segbench.predict import Queries, predict_labels, task_bank, task_queries
 from segbench.ranks import joined
 from segbench.report import Report
 from segbench.segmenter import Segmenter
@@ -36,17 +45,25 @@ from segbench.task import Task, list_tasks, load_task
 __version__ = "0.1.0"
 
 __all__ = [
+    "BoundaryCounts",
     "CaptionGap",
     "CaptionRates",
+    "ClassificationCounts",
+    "ClassificationReport",
+    "Classifier",
     "Comparison",
     "ConfusionMatrix",
     "DataMissingError",
     "Example",
     "FolderDataset",
     "FormatError",
+    "ImageNetSCounts",
     "IncompleteError",
     "Interval",
+    "MaskAccuracy",
     "PerImageCounts",
+    "Queries",
+    "Regions",
     "Report",
     "Scene",
     "ScenesDataset",
@@ -66,6 +83,7 @@ __all__ = [
     "count_pairs",
     "detail_table",
     "evaluate",
+    "evaluate_classification",
     "joined",
     "list_tasks",
     "load_names",
@@ -76,11 +94,11 @@ __all__ = [
     "paired_difference",
     "palette",
     "predict_labels",
-    "prompt_names",
     "score_folder",
     "strip",
     "sweep",
     "task_bank",
+    "task_queries",
     "write_page",
     "write_pairs",
 ]

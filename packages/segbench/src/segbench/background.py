@@ -37,56 +37,67 @@ def add_threshold_channel(scores: Tensor, threshold: float, label: int = 0) -> T
     return torch.cat([scores[:label], background[None], scores[label:]])
 
 
-def insert_background(winner: Tensor, is_background: Tensor, label: int) -> Tensor:
-    """Turn winners among the K - 1 classes with a prompt into label ids among K.
-
-    Args:
-        winner: (H, W) int64 in [0, K - 1).
-        is_background: (H, W) bool.
-        label: label id of the background.
-
-    Returns:
-        (H, W) int64 in [0, K).
-    """
-    shifted = winner + (winner >= label).to(winner.dtype)
-    return torch.where(is_background, label, shifted)
-
-
-def decide(scores: Tensor, size: tuple[int, int], task: Task) -> Tensor:
+def decide(scores: Tensor, size: tuple[int, int], task: Task, owners: Tensor) -> Tensor:
     """Resize merged scores to the labels' resolution and pick a label id for every pixel.
 
     Args:
-        scores: (K, h, w); with policies `constant` and `softmax_floor` (K - 1, h, w).
+        scores: (Q, h, w) of every query; with policy `threshold` one more, the background.
         size: (H, W) of the labels.
         task: gives the background policy.
+        owners: (Q,) int64, the label id that a query stands for.
 
     Returns:
-        (H, W) int64. The first index wins a tie; background counts at its own index.
+        (H, W) int64 label ids. The first index wins a tie; background counts at its own index.
     """
-    if task.background in ("none", "threshold"):
-        return resize_argmax(scores, size)[1]
-    sure, winner, loses_tie = rank(scores, size, task)
+    if task.background == "none":
+        return owners[resize_argmax(scores, size)[1]]
+    if task.background == "threshold":
+        return resize_argmax(scores, size)[1]  # one query a class, so the channel is the label id
+    sure, labels, loses_tie = rank(scores, size, task, owners)
     value = task.background_value
     is_background = (sure < value) | ((sure == value) & loses_tie)
-    return insert_background(winner, is_background, task.background_label)
+    return torch.where(is_background, task.background_label, labels)
 
 
-def rank(scores: Tensor, size: tuple[int, int], task: Task) -> tuple[Tensor, Tensor, Tensor]:
+def rank(
+    scores: Tensor, size: tuple[int, int], task: Task, owners: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """What decides about background under `constant` and `softmax_floor`, before the threshold.
 
     Args:
-        scores: (K - 1, h, w) merged scores of the classes with a prompt.
+        scores: (Q, h, w) merged scores of every query.
         size: (H, W) of the labels.
         task: gives the policy.
+        owners: (Q,) int64, the label id that a query stands for.
 
     Returns:
         sure: (H, W) float32; what is below the policy's value is background.
-        winner: (H, W) int64 in [0, K - 1).
+        labels: (H, W) int64 label ids of the best queries.
         loses_tie: (H, W) bool, whether background wins where `sure` is the value itself.
     """
     best, winner = resize_argmax(scores, size)  # (H, W), (H, W)
-    if task.background == "constant":
-        return best, winner, winner >= task.background_label
-    logits = task.background_scale * resize_scores(scores, size)  # (K - 1, H, W)
-    sure = logits.softmax(dim=0).amax(dim=0)  # (H, W)
-    return sure, winner, torch.zeros_like(winner, dtype=torch.bool)
+    probable = None
+    if task.background == "softmax_floor":
+        logits = task.background_scale * resize_scores(scores, size)
+        probable = logits.softmax(dim=0)  # (Q, H, W), over all queries
+    if task.area_floor:
+        kept = _large_enough(owners[winner], owners, task)  # (Q,)
+        best, place = resize_argmax(scores[kept], size)
+        winner = kept.nonzero()[:, 0][place]
+    labels = owners[winner]
+    if probable is None:
+        return best, labels, labels >= task.background_label
+    sure = probable.gather(0, winner[None])[0]  # (H, W)
+    return sure, labels, torch.zeros_like(labels, dtype=torch.bool)
+
+
+def _large_enough(labels: Tensor, owners: Tensor, task: Task) -> Tensor:
+    """(Q,) whether a query stands for background or a class of enough of the foreground."""
+    areas = labels.flatten().bincount(minlength=int(owners.max()) + 1)  # (K,)
+    foreground = areas.sum() - areas[task.background_label]
+    large = areas > task.area_floor * foreground  # (K,)
+    large[task.background_label] = True
+    kept: Tensor = large[owners]
+    if not bool(kept.any()):  # no class is that large: then none is left out
+        return torch.ones_like(kept)
+    return kept

@@ -50,6 +50,22 @@ def load_names(name: str) -> tuple[str, ...]:
     return tuple(classes)
 
 
+def load_queries(name: str) -> tuple[tuple[str, ...], ...]:
+    """Names of classes, each with all of its synonyms; a list of single names has one each.
+
+    Args:
+        name: as of `load_names`.
+
+    Raises:
+        UsageError: no such file or variant, or the file is no list of names.
+    """
+    content, variant = _load("classnames", name)
+    classes = content["variants"][variant]["classes"] if variant else content.get("classes")
+    if not classes:
+        raise UsageError(f"{name!r} does not hold names of classes")
+    return tuple((entry,) if isinstance(entry, str) else tuple(entry) for entry in classes)
+
+
 def list_sets(folder: Literal["prompts", "classnames"]) -> list[str]:
     """Names of the files of a folder of the package, without suffix, sorted."""
     entries = (files("segbench") / folder).iterdir()

@@ -45,6 +45,7 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
     out: Path | None = None,
     option: dict[str, Any] | None = None,
     limit: int | None = None,
+    metrics: str = "",
     device: str = "cpu",
     overlays: int = 0,
     save_pred: bool = False,
@@ -63,6 +64,7 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
         out: results go to `OUT/<task id>/`.
         option: keyword arguments of the callable, `--option.key=value` each or all as JSON.
         limit: score the first images only.
+        metrics: further ones, separated by commas: boundary, mask_acc.
         device: where tensors are made, such as cuda.
         overlays: draw this many of the first images.
         save_pred: write every label map to `OUT/<task id>/predictions/`.
@@ -81,6 +83,7 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
                 root=root,
                 out=out / each.id if out else None,
                 limit=limit,
+                metrics=_words(metrics),
                 device=where,
                 overlays=overlays,
                 save_pred=save_pred,
@@ -93,13 +96,14 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
     _check_complete(reports, allow_partial)
 
 
-def score(
+def score(  # noqa: PLR0913  # every option of the command
     predictions: Path,
     task: str,
     *,
     root: Path | None = None,
     out: Path | None = None,
     limit: int | None = None,
+    metrics: str = "",
     overlays: int = 0,
     overwrite: bool = False,
     allow_partial: bool = False,
@@ -112,6 +116,7 @@ def score(
         root: folder with the data.
         out: results go to `OUT/<task id>/`.
         limit: score the first images only.
+        metrics: further ones, separated by commas: boundary, mask_acc.
         overlays: draw this many of the first images.
         overwrite: replace results that are there, or a journal.
         allow_partial: exit with 0 although images could not be read.
@@ -123,6 +128,7 @@ def score(
         root=root,
         out=out / loaded.id if out else None,
         limit=limit,
+        metrics=_words(metrics),
         overlays=overlays,
         overwrite=overwrite,
     )
@@ -257,6 +263,11 @@ def load_segmenter(factory: str, options: dict[str, Any]) -> Segmenter:
             "which lacks name, encode_text or segment"
         )
     return made
+
+
+def _words(text: str) -> list[str]:
+    """Words that are separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _device(name: str) -> torch.device:

@@ -1,11 +1,13 @@
 """Evaluate a segmenter, or saved label maps, on a task."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from segbench.datasets import Example, open_dataset
+from segbench.extras import check_extras
 from segbench.predict import predict_labels, task_bank
 from segbench.report import Report
 from segbench.run import Run, existing, finish
@@ -22,6 +24,7 @@ def evaluate(  # noqa: PLR0913  # every option of the command
     out: Path | None = None,
     limit: int | None = None,
     device: str | torch.device = "cpu",
+    metrics: Sequence[str] = (),
     overlays: int = 0,
     save_pred: bool = False,
     overwrite: bool = False,
@@ -41,6 +44,7 @@ def evaluate(  # noqa: PLR0913  # every option of the command
             written when left out. `results.json` appears last, so where it is, all is.
         limit: score the first images only; recorded as a warning in the results.
         device: where tensors are made.
+        metrics: of `segbench.extras`, beside those of the confusion matrix.
         overlays: draw this many of the first images.
         save_pred: write the label map of every image to `OUT/predictions/<image id>.png`.
         overwrite: start again although `out` holds results or a journal.
@@ -51,8 +55,8 @@ def evaluate(  # noqa: PLR0913  # every option of the command
         The report, equal to what is written.
 
     Raises:
-        UsageError: unknown task, `limit` below 1, results that would be overwritten, a journal of
-            another evaluation, or several ranks without `out`.
+        UsageError: unknown task or metric, `limit` below 1, results that would be overwritten, a
+            journal of another evaluation, or several ranks without `out`.
         DataMissingError: data is missing, or no image could be read.
         FormatError: a file contradicts the task.
         TypeError: `segmenter` does not satisfy the protocol.
@@ -67,6 +71,7 @@ def evaluate(  # noqa: PLR0913  # every option of the command
         model=identity_of(segmenter),
         out=out,
         limit=limit,
+        extras=check_extras(metrics),
         overlays=overlays,
         save_pred=save_pred,
         device=torch.device(device),
@@ -74,12 +79,12 @@ def evaluate(  # noqa: PLR0913  # every option of the command
     found = existing(run, overwrite=overwrite, skip=skip_existing)
     if found is not None:
         return found
-    bank = task_bank(segmenter, task, run.dataset.names).to(run.device)  # (K, D)
+    bank = task_bank(segmenter, task, run.dataset.names).to(run.device)  # (Q, D)
 
     def predict(example: Example) -> Tensor:
         pixels = torch.tensor(example.image, device=run.device)  # (H, W, 3), a writable copy
         image = pixels.permute(2, 0, 1).float().div(255)  # (3, H, W)
-        return predict_labels(segmenter, image, bank, task)
+        return predict_labels(segmenter, image, bank, task, run.dataset.names)
 
     return finish(run, predict)
 
@@ -91,6 +96,7 @@ def score_folder(
     root: Path | None = None,
     out: Path | None = None,
     limit: int | None = None,
+    metrics: Sequence[str] = (),
     overlays: int = 0,
     overwrite: bool = False,
 ) -> Report:
@@ -104,6 +110,7 @@ def score_folder(
         root: folder with the data; procedural data needs none.
         out: folder for the results, as in `evaluate`; nothing is written when left out.
         limit: score the first images only; recorded as a warning in the results.
+        metrics: of `segbench.extras`, beside those of the confusion matrix.
         overlays: draw this many of the first images.
         overwrite: start again although `out` holds results or a journal.
 
@@ -111,7 +118,7 @@ def score_folder(
         The report, equal to what is written.
 
     Raises:
-        UsageError: unknown task, `limit` below 1, or results that would be overwritten.
+        UsageError: unknown task or metric, `limit` below 1, or results that would be overwritten.
         DataMissingError: a map is missing, or data is.
         FormatError: a map has another size or a value that is no label id.
     """
@@ -122,6 +129,7 @@ def score_folder(
         model={"name": predictions.resolve().name},
         out=out,
         limit=limit,
+        extras=check_extras(metrics),
         overlays=overlays,
     )
     existing(run, overwrite=overwrite)

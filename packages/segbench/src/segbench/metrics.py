@@ -17,6 +17,8 @@ union: true or predicted somewhere (mmsegmentation, Jaccard macro); gt: true som
 (detectron2); all: every class, an absent one counts 0 (ImageNet-S); one: every class, an absent
 one counts 1.
 """
+LabelMap: TypeAlias = Tensor | npt.NDArray[np.integer]
+"""(H, W) integers on any device; -1 is ignored."""
 ABSENT_RULES: tuple[AbsentRule, ...] = get_args(AbsentRule)
 
 
@@ -87,8 +89,9 @@ def count_pairs(labels: Tensor, prediction: Tensor, classes: int) -> Tensor:
         (K, K) int64 on the same device, true class in rows. Exact at any size.
 
     Raises:
-        ValueError: shapes differ, or a value is out of range.
+        ValueError: no integers, shapes that differ, or a value out of range.
     """
+    labels, prediction = _widened(labels), _widened(prediction)
     if labels.shape != prediction.shape:
         raise ValueError(
             f"labels are {tuple(labels.shape)}, the prediction is {tuple(prediction.shape)}"
@@ -97,8 +100,15 @@ def count_pairs(labels: Tensor, prediction: Tensor, classes: int) -> Tensor:
     true, predicted = labels.reshape(-1)[scored], prediction.reshape(-1)[scored]  # (n,), (n,)
     _check_range("labels", true, classes)
     _check_range("predictions", predicted, classes)
-    keys = true.long() * classes + predicted  # (n,)
+    keys = true * classes + predicted  # (n,)
     return torch.bincount(keys, minlength=classes**2).view(classes, classes)
+
+
+def _widened(values: Tensor) -> Tensor:
+    """As int64: in uint8 a 255 would equal the -1 of an ignored pixel."""
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(f"a label map must hold integers, got {values.dtype}")
+    return values.to(torch.int64)
 
 
 def _check_range(name: str, values: Tensor, classes: int) -> None:
@@ -107,6 +117,50 @@ def _check_range(name: str, values: Tensor, classes: int) -> None:
     low, high = (int(end) for end in values.aminmax())
     if low < 0 or high >= classes:
         raise ValueError(f"{name} must be in [0, {classes}), got {low} to {high}")
+
+
+def check_label_maps(
+    labels: LabelMap, prediction: LabelMap, classes: int
+) -> tuple[IntArray, IntArray]:
+    """Bring labels and prediction to the CPU and check them.
+
+    Args:
+        labels: (H, W) integers in [-1, K), -1 is ignored.
+        prediction: (H, W) integers, in [0, K) where `labels` is not ignored, anything elsewhere.
+        classes: K.
+
+    Returns:
+        Both, (H, W) int64.
+
+    Raises:
+        ValueError: no integers, shapes that differ or are not (H, W), or a value out of range.
+    """
+    truth, found = (_integers(each) for each in (labels, prediction))
+    if truth.ndim != 2 or truth.shape != found.shape:
+        raise ValueError(
+            f"labels and prediction must be the same (H, W), got {truth.shape} and {found.shape}"
+        )
+    scored_found = np.where(truth != -1, found, 0)  # (H, W)
+    for name, low, values in (("labels", -1, truth), ("predictions", 0, scored_found)):
+        if values.size and not low <= values.min() <= values.max() < classes:
+            raise ValueError(
+                f"{name} must be in [{low}, {classes}), got {values.min()} to {values.max()}"
+            )
+    return truth, found
+
+
+def _integers(values: LabelMap) -> IntArray:
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"a label map must hold integers, got {array.dtype}")
+    return array.astype(np.int64)
+
+
+def _as_tensor(values: Tensor | npt.NDArray[np.integer]) -> Tensor:
+    """An array of any strides, that may be read-only, as a tensor of its own if need be."""
+    if isinstance(values, Tensor):
+        return values
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
 
 
 class ConfusionMatrix:
@@ -143,7 +197,7 @@ class ConfusionMatrix:
         Returns:
             (K, K) what was added.
         """
-        added = count_pairs(torch.as_tensor(labels), torch.as_tensor(prediction), self.classes)
+        added = count_pairs(_as_tensor(labels), _as_tensor(prediction), self.classes)
         counts: IntArray = added.cpu().numpy()
         self.counts += counts
         return counts

@@ -1,51 +1,70 @@
 """From an image to a label map, under the protocol of a task."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from segbench.background import add_threshold_channel, decide
-from segbench.bank import build_bank, clean_name, load_names, load_templates
+from segbench.bank import build_bank, clean_name, load_queries, load_templates
 from segbench.errors import FormatError
 from segbench.inference import merge_windows, resize_image, resized_size
 from segbench.segmenter import Segmenter
 from segbench.task import Task
 
 
-def prompt_names(task: Task, names: Sequence[str]) -> list[str]:
-    """Names that are given to the model, by row of the text bank.
+class Queries(NamedTuple):
+    """What a model is asked for: rows of the text bank."""
+
+    prompts: tuple[str, ...]
+    """Q names."""
+    owners: tuple[int, ...]
+    """(Q,) label id that each stands for."""
+
+
+def task_queries(task: Task, names: Sequence[str]) -> Queries:
+    """What a model is asked for on a task.
 
     Args:
         task: its name list, suffixes and background policy are applied.
         names: K class names of the data set.
 
     Returns:
-        K names, or K - 1 where the task has a background policy: the background has no prompt.
+        A query for every name and synonym, in the order of classes, then the extra names. Where
+        the task has a background policy the background has none, unless the task says so.
 
     Raises:
-        FormatError: the task's list is of another length, or the background label is not in it.
+        FormatError: the task's list is of another length, the background label is not in it, or a
+            class has several names under policy `threshold`.
     """
-    chosen = load_names(task.names) if task.names else tuple(names)
+    chosen = load_queries(task.names) if task.names else tuple((name,) for name in names)
     if len(chosen) != len(names):
         raise FormatError(
             f"{task.id}: {task.names} has {len(chosen)} names, the data set has {len(names)}"
         )
-    cleaned = [clean_name(name, task.strip_suffixes) for name in chosen]
-    if task.background == "none":
-        return cleaned
-    if task.background_label >= len(cleaned):
+    unasked = -1 if task.background == "none" or task.background_queries else task.background_label
+    if task.background != "none" and task.background_label >= len(chosen):
         raise FormatError(
-            f"{task.id}: background_label must be < {len(cleaned)}, got {task.background_label}"
+            f"{task.id}: background_label must be < {len(chosen)}, got {task.background_label}"
         )
-    return cleaned[: task.background_label] + cleaned[task.background_label + 1 :]
+    asked = [
+        (clean_name(name, task.strip_suffixes), label)
+        for label, synonyms in enumerate(chosen)
+        for name in synonyms
+        if label != unasked
+    ]
+    if task.background == "threshold" and len({label for _, label in asked}) < len(asked):
+        raise FormatError(f"{task.id}: background threshold needs one name a class")
+    asked += [(name, task.background_label) for name in task.extra_names]
+    return Queries(tuple(name for name, _ in asked), tuple(label for _, label in asked))
 
 
 def task_bank(segmenter: Segmenter, task: Task, names: Sequence[str]) -> Tensor:
-    """Text bank of a task, one float32 unit row for each of `prompt_names`."""
+    """(Q, D) text bank of a task, one float32 unit row for each of `task_queries`."""
     return build_bank(
         segmenter.encode_text,
-        prompt_names(task, names),
+        task_queries(task, names).prompts,
         load_templates(task.templates),
         task.averaging,
         split_synonyms=task.split_synonyms,
@@ -53,7 +72,9 @@ def task_bank(segmenter: Segmenter, task: Task, names: Sequence[str]) -> Tensor:
 
 
 @torch.inference_mode()
-def predict_labels(segmenter: Segmenter, image: Tensor, bank: Tensor, task: Task) -> Tensor:
+def predict_labels(
+    segmenter: Segmenter, image: Tensor, bank: Tensor, task: Task, names: Sequence[str]
+) -> Tensor:
     """Segment one image.
 
     The image is resized, cut into windows, scored, merged, and the scores are resized once more to
@@ -62,8 +83,9 @@ def predict_labels(segmenter: Segmenter, image: Tensor, bank: Tensor, task: Task
     Args:
         segmenter: the model.
         image: (3, H, W) float32 RGB in [0, 1], at the resolution of the labels.
-        bank: rows of `task_bank`, on the same device.
+        bank: (Q, D) rows of `task_bank`, on the same device.
         task: the protocol.
+        names: K class names of the data set.
 
     Returns:
         (H, W) int64 label ids on the same device.
@@ -71,15 +93,37 @@ def predict_labels(segmenter: Segmenter, image: Tensor, bank: Tensor, task: Task
     Raises:
         ValueError: the segmenter's scores have a wrong shape or are not finite.
     """
-    height, width = image.shape[1:]
+    owners = torch.tensor(task_queries(task, names).owners, device=image.device)  # (Q,)
 
     def score(window: Tensor) -> Tensor:
-        scores = checked_scores(segmenter.segment(window, bank), len(bank))  # (K, h, w)
+        scores = checked_scores(segmenter.segment(window, bank), len(bank))  # (Q, h, w)
         if task.background == "threshold":
             return add_threshold_channel(scores, task.background_value, task.background_label)
         return scores
 
-    return decide(merged_scores(score, image, task), (height, width), task)
+    size = (image.shape[1], image.shape[2])
+    seen = shrunk(image, task)
+    labels = decide(merged_scores(score, seen, task), (seen.shape[1], seen.shape[2]), task, owners)
+    return enlarged(labels, size)
+
+
+def shrunk(image: Tensor, task: Task) -> Tensor:
+    """A picture of more pixels than the task looks at, shrunk; any other as it is."""
+    height, width = image.shape[1:]
+    if task.largest_px is None or height * width <= task.largest_px**2:
+        return image
+    return resize_image(image, resized_size(height, width, task.largest_px, task.largest_px))
+
+
+def enlarged(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(h, w) label map at another size, by nearest neighbour."""
+    if tuple(labels.shape) == size:
+        return labels
+    rows, columns = (
+        torch.arange(new, device=labels.device) * old // new
+        for new, old in zip(size, labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
 
 
 def merged_scores(score: Callable[[Tensor], Tensor], image: Tensor, task: Task) -> Tensor:
@@ -95,6 +139,8 @@ def merged_scores(score: Callable[[Tensor], Tensor], image: Tensor, task: Task) 
     """
     height, width = image.shape[1:]
     resized = resize_image(image, resized_size(height, width, task.short_px, task.long_px))
+    if task.square_px is not None:
+        resized = resize_image(resized, (task.square_px, task.square_px))
     if task.window_px is None or task.stride_px is None:
         return score(resized)
     return merge_windows(score, resized, task.window_px, task.stride_px)

@@ -50,7 +50,9 @@ class Report:
     metrics: dict[str, float]
     """`miou` under the task's rule, `miou_<rule>` under each, and the others of `summarise`."""
     per_class: tuple[dict[str, Any], ...]
-    """name, iou, acc, gt_pixels and pr_pixels by label id."""
+    """name, iou, acc, gt_pixels and pr_pixels by label id, and columns of further metrics."""
+    definitions: dict[str, str]
+    """What metrics beside the usual ones mean, a line each."""
     interval: Interval
     """Of `miou`, over the draw of images."""
     timing: dict[str, float]

@@ -17,11 +17,18 @@ from tqdm import tqdm
 from segbench.bank import load_templates
 from segbench.datasets import Example, SegmentationDataset
 from segbench.errors import DataMissingError, FormatError, UnreadableImageError, UsageError
+from segbench.extras import (
+    ExtraName,
+    count_extras,
+    definitions,
+    extra_figures,
+    extras_size,
+)
 from segbench.journal import Entry, Journal
 from segbench.metrics import IntArray, count_pairs
 from segbench.overlay import strip
 from segbench.per_image import PerImageCounts
-from segbench.predict import prompt_names
+from segbench.predict import task_queries
 from segbench.ranks import rank_and_world, wait_for_all
 from segbench.report import Report, environment, summarise
 from segbench.task import Task
@@ -49,6 +56,8 @@ class Run:
     overlays: int = 0
     save_pred: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    extras: tuple[ExtraName, ...] = ()
+    """Metrics beside the confusion matrix."""
     extra: str = ""
     """What else tells the counts from those of another evaluation."""
     done: dict[int, Entry] = field(default_factory=dict)
@@ -69,6 +78,7 @@ class Run:
             "model": self.model,
             "data": {"dataset": dict(self.task.dataset), "images": self.expected},
             "pictures": {"overlays": self.overlays, "save_pred": self.save_pred},
+            "metrics": list(self.extras),
             "extra": self.extra,
         }
 
@@ -111,6 +121,7 @@ def _is_of(report: Report, run: Run) -> bool:
         report.task["hash"] == run.task.hash
         and report.model == run.model
         and report.data["images_expected"] == run.expected
+        and set(run.extras) <= set(report.definitions)
         and (not run.save_pred or (run.out is not None and (run.out / PREDICTIONS).is_dir()))
     )
 
@@ -122,12 +133,13 @@ def finish(run: Run, predict: Predict) -> Report:
         start = time.perf_counter()
         prediction = predict(example)  # (H, W)
         predicted = time.perf_counter()
-        counts = _count(example, prediction, len(run.dataset.names))
+        confusion = _count(example, prediction, len(run.dataset.names))
+        extra = count_extras(run.extras, example.labels, prediction, len(run.dataset.names))
         run.add_seconds("predict", predicted - start)
         run.add_seconds("count", time.perf_counter() - predicted)
         if run.out is not None:
             _write_pictures(run, run.out, index, example, prediction)
-        return counts
+        return np.concatenate([confusion.reshape(-1), extra])
 
     count_all(run, work)
     report = _report(run, _gathered(run))
@@ -183,8 +195,22 @@ def _count_in_journal(run: Run, work: Work, out: Path) -> None:
 
 def _gathered(run: Run) -> PerImageCounts:
     """Counts of all images that could be read, in the order of the data set."""
-    counts = [(entry.id, entry.pairs, entry.counts) for entry in scored(run)]
-    return PerImageCounts.of_sparse(len(run.dataset.names), counts)
+    pairs = len(run.dataset.names) ** 2
+    rows = []
+    for entry in scored(run):
+        confusion = entry.pairs < pairs  # (n,)
+        rows.append((entry.id, entry.pairs[confusion], entry.counts[confusion]))
+    return PerImageCounts.of_sparse(len(run.dataset.names), rows)
+
+
+def _gathered_extras(run: Run) -> IntArray:
+    """Counts of the metrics beside the confusion matrix, of all images."""
+    classes = len(run.dataset.names)
+    total = np.zeros(extras_size(run.extras, classes), np.int64)
+    for entry in scored(run):
+        beside = entry.pairs >= classes**2  # (n,)
+        total[entry.pairs[beside] - classes**2] += entry.counts[beside]
+    return total
 
 
 def _entries(run: Run, work: Work, indices: Sequence[int], *, known: int = 0) -> Iterator[Entry]:
@@ -249,13 +275,16 @@ def _save(picture: Image.Image, folder: Path, name: str) -> None:
 
 
 def _report(run: Run, per_image: PerImageCounts) -> Report:
-    prompts = prompt_names(run.task, run.dataset.names)
+    prompts = task_queries(run.task, run.dataset.names).prompts
     metrics, per_class, interval = summarise(
         per_image,
         names=run.dataset.names,
         subsets=run.dataset.subsets,
         rule=run.task.absent,
         background=None if run.task.background == "none" else run.task.background_label,
+    )
+    extra, columns = extra_figures(
+        run.extras, _gathered_extras(run), len(run.dataset.names), run.task.absent
     )
     return Report(
         task=run.task.identity(),
@@ -269,10 +298,11 @@ def _report(run: Run, per_image: PerImageCounts) -> Report:
             "content_sha256": _content_of_all(run),
         },
         names=tuple(run.dataset.names),
-        prompts=tuple(prompts),
+        prompts=prompts,
         templates=load_templates(run.task.templates),
-        metrics=metrics,
-        per_class=per_class,
+        metrics=metrics | extra,
+        per_class=tuple(row | more for row, more in zip(per_class, columns, strict=True)),
+        definitions=definitions(run.extras),
         interval=interval,
         timing=_timing(run, len(per_image.ids)),
         environment=environment(run.device),

@@ -5,10 +5,10 @@ says so.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,11 +20,21 @@ from segbench.errors import UsageError
 from segbench.files import write_atomically
 from segbench.journal import Journal
 from segbench.metrics import ConfusionMatrix, IntArray, count_pairs
-from segbench.predict import checked_scores, merged_scores, task_bank
+from segbench.predict import (
+    checked_scores,
+    enlarged,
+    merged_scores,
+    shrunk,
+    task_bank,
+    task_queries,
+)
 from segbench.ranks import rank_and_world, wait_for_all
 from segbench.run import JOURNAL, Run, count_all, existing, scored
 from segbench.segmenter import Segmenter, identity_of
 from segbench.task import Task, load_task
+
+Score: TypeAlias = Callable[[Tensor], Tensor]
+"""A (3, y, x) window -> (Q, h, w) scores."""
 
 KIND, VERSION = "segbench-sweep", 1
 SWEEP = "sweep.json"
@@ -113,7 +123,9 @@ def sweep(
         extra=f"sweep {chosen}",
     )
     existing(run, overwrite=overwrite, name=SWEEP)
-    bank = task_bank(segmenter, task, run.dataset.names).to(run.device)  # (K - 1, D)
+    names = run.dataset.names
+    bank = task_bank(segmenter, task, names).to(run.device)  # (Q, D)
+    owners = torch.tensor(task_queries(task, names).owners, device=run.device)  # (Q,)
 
     @torch.inference_mode()
     def work(_: int, example: Example) -> IntArray:
@@ -121,7 +133,8 @@ def sweep(
         image = pixels.permute(2, 0, 1).float().div(255)  # (3, H, W)
         labels = torch.tensor(example.labels, device=run.device)  # (H, W)
         count = _by_window if task.background == "threshold" else _by_pixel
-        return count(segmenter, image, labels, bank, task, chosen)
+        score = _scorer(segmenter, bank)
+        return count(score, shrunk(image, task), labels, owners, task, chosen, len(names))
 
     count_all(run, work)
     found = _gathered(run, chosen)
@@ -133,24 +146,25 @@ def sweep(
 
 
 def _by_pixel(
-    segmenter: Segmenter,
+    score: Score,
     image: Tensor,
     labels: Tensor,
-    bank: Tensor,
+    owners: Tensor,
     task: Task,
     values: Sequence[float],
+    classes: int,
 ) -> IntArray:
     """(n, K, K) counts where the policy acts on the merged score of a pixel.
 
     A pixel is background from its first value on: one pass over the pixels counts all values.
     """
-    scores = merged_scores(_scorer(segmenter, bank), image, task)
-    sure, winner, loses_tie = rank(scores, (labels.shape[0], labels.shape[1]), task)
+    size = (labels.shape[0], labels.shape[1])
+    ranked = rank(merged_scores(score, image, task), (image.shape[1], image.shape[2]), task, owners)
+    sure, winner, loses_tie = (enlarged(each, size) for each in ranked)  # (H, W) each
     steps = torch.tensor(values, dtype=sure.dtype, device=sure.device)  # (n,)
     first = torch.searchsorted(steps, sure, right=True)  # (H, W), values at most `sure`
     first = torch.where(loses_tie, torch.searchsorted(steps, sure), first)
-    classes = len(bank) + 1
-    keys = (first * classes + winner + (winner >= task.background_label)).long()  # (H, W)
+    keys = first * classes + winner  # (H, W)
     kept = labels != -1
     flat = labels[kept].long() * (len(values) + 1) * classes + keys[kept]
     shape = (classes, len(values) + 1, classes)
@@ -165,29 +179,29 @@ def _by_pixel(
 
 
 def _by_window(
-    segmenter: Segmenter,
+    score: Score,
     image: Tensor,
     labels: Tensor,
-    bank: Tensor,
+    owners: Tensor,
     task: Task,
     values: Sequence[float],
+    classes: int,
 ) -> IntArray:
     """(n, K, K) counts where the policy acts on every window before they are merged."""
     seen: list[Tensor] = []
-    score = _scorer(segmenter, bank)
 
     def remember(window: Tensor) -> Tensor:
         seen.append(score(window))
         return seen[-1]
 
     merged_scores(remember, image, task)
-    size = (labels.shape[0], labels.shape[1])
+    size, small = (labels.shape[0], labels.shape[1]), (image.shape[1], image.shape[2])
     counts = []
     for value in values:
         windows = _with_background(seen, value, task)
         merged = merged_scores(lambda _, w=windows: next(w), image, task)  # type: ignore[misc]  # bound now
-        predicted = decide(merged, size, replace(task, background_value=value))
-        counts.append(count_pairs(labels, predicted, len(bank) + 1).cpu().numpy())
+        predicted = decide(merged, small, replace(task, background_value=value), owners)
+        counts.append(count_pairs(labels, enlarged(predicted, size), classes).cpu().numpy())
     return np.stack(counts)
 
 
@@ -196,7 +210,7 @@ def _with_background(seen: Sequence[Tensor], value: float, task: Task) -> Iterat
         yield add_threshold_channel(scores, value, task.background_label)
 
 
-def _scorer(segmenter: Segmenter, bank: Tensor) -> Any:
+def _scorer(segmenter: Segmenter, bank: Tensor) -> Score:
     return lambda window: checked_scores(segmenter.segment(window, bank), len(bank))
 
 

@@ -44,6 +44,13 @@ class Task:
     long_px: int | None = None
     """... unless the long side would pass this."""
 
+    square_px: int | None = None
+    """... and then to a square of this side, whatever the ratio (PixelCLIP)."""
+
+    largest_px: int | None = None
+    """Pictures of more pixels than a square of this side are first shrunk to it on their long side,
+    and their label maps enlarged by nearest neighbour (ImageNet-S)."""
+
     window_px: int | None = None
     """Side of the square windows; the whole image at once when left out."""
 
@@ -62,9 +69,19 @@ class Task:
     background_label: int = 0
     """Label id of the background; that class is given no prompt. Unused by policy `none`."""
 
+    background_queries: bool = False
+    """Whether the background has prompts all the same: its entry in `names` (SCLIP)."""
+
+    area_floor: float = 0.0
+    """Share of the foreground of a picture at which, or below it, a class is left out (SCLIP)."""
+
+    extra_names: tuple[str, ...] = ()
+    """Further names whose places become background (CAT-Seg's VOC-20b)."""
+
     names: str = ""
     """Class names given to the model: the data set's own when empty, else a file in `classnames/`,
-    with `:variant` if need be, such as `voc21:groupvit`."""
+    with `:variant` if need be, such as `voc21:groupvit`. Of several synonyms of a class the best
+    one counts at every place."""
 
     strip_suffixes: tuple[str, ...] = ()
     """Endings taken off the names, such as `-merged`."""
@@ -85,12 +102,12 @@ class Task:
         check_spec(self.dataset, self.id)
         object.__setattr__(self, "dataset", MappingProxyType(_frozen(self.dataset)))
         object.__setattr__(self, "strip_suffixes", tuple(self.strip_suffixes))
+        object.__setattr__(self, "extra_names", tuple(self.extra_names))
         _check_sizes(self)
         _check_choice(self, "background", get_args(BackgroundName))
         _check_choice(self, "averaging", get_args(Averaging))
         _check_choice(self, "absent", ABSENT_RULES)
-        if self.background_label < 0:
-            raise FormatError(f"{self.id}: background_label must be >= 0: {self.background_label}")
+        _check_background(self)
 
     @property
     def hash(self) -> str:
@@ -123,7 +140,7 @@ def _frozen(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_sizes(task: Task) -> None:
-    for name in ("short_px", "long_px", "window_px", "stride_px"):
+    for name in ("short_px", "long_px", "square_px", "largest_px", "window_px", "stride_px"):
         value = getattr(task, name)
         if value is not None and value < 1:
             raise FormatError(f"{task.id}: {name} must be >= 1, got {value}")
@@ -137,6 +154,19 @@ def _check_sizes(task: Task) -> None:
         raise FormatError(f"{task.id}: long_px needs short_px")
 
 
+def _check_background(task: Task) -> None:
+    if task.background_label < 0:
+        raise FormatError(f"{task.id}: background_label must be >= 0: {task.background_label}")
+    if not 0 <= task.area_floor < 1:
+        raise FormatError(f"{task.id}: area_floor must be in [0, 1), got {task.area_floor}")
+    by_pixel = task.background in ("constant", "softmax_floor")
+    for name in ("background_queries", "area_floor"):
+        if getattr(task, name) and not by_pixel:
+            raise FormatError(f"{task.id}: {name} needs background constant or softmax_floor")
+    if task.extra_names and task.background in ("none", "threshold"):
+        raise FormatError(f"{task.id}: extra_names need background constant or softmax_floor")
+
+
 def _check_choice(task: Task, key: str, choices: tuple[str, ...]) -> None:
     value = getattr(task, key)
     if value not in choices:
@@ -145,8 +175,44 @@ def _check_choice(task: Task, key: str, choices: tuple[str, ...]) -> None:
 
 def list_tasks() -> list[str]:
     """Ids of the tasks that come with the package, sorted."""
-    entries = (files("segbench") / "tasks").iterdir()
-    return sorted(e.name.removesuffix(".toml") for e in entries if e.name.endswith(".toml"))
+    combined = [f"{dataset}@{name}" for name in _stems("protocols") for dataset in _defined(name)]
+    return sorted([*_stems("tasks"), *combined])
+
+
+def _stems(folder: str) -> list[str]:
+    """Names of the TOML files of a folder of the package, without suffix."""
+    entries = (files("segbench") / folder).iterdir()
+    return [e.name.removesuffix(".toml") for e in entries if e.name.endswith(".toml")]
+
+
+def _defined(protocol: str) -> list[str]:
+    """Data sets that a protocol says something of."""
+    return [key for key, value in _protocol(protocol).items() if isinstance(value, dict)]
+
+
+def _protocol(name: str) -> dict[str, Any]:
+    text = (files("segbench") / "protocols" / f"{name}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def combine(dataset: str, protocol: str) -> Task:
+    """A benchmark data set under one of the protocols of the package.
+
+    A protocol is a TOML file: fields of `Task` for all data sets, and a table for every data set
+    that it is defined for, with what differs there.
+
+    Raises:
+        UsageError: no such protocol, or it says nothing of the data set.
+    """
+    if protocol not in _stems("protocols"):
+        raise UsageError(unknown("protocol", protocol, _stems("protocols")))
+    content = _protocol(protocol)
+    if not isinstance(content.get(dataset), dict):
+        raise UsageError(unknown(f"data set of protocol {protocol}", dataset, _defined(protocol)))
+    common = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    fields_of_task = {**common, **content[dataset], "dataset": {"kind": dataset}}
+    _check_types(fields_of_task, f"{protocol}.toml")
+    return Task(id=f"{dataset}@{protocol}", **fields_of_task)
 
 
 def load_task(name_or_path: str | Path) -> Task:
@@ -167,6 +233,8 @@ def load_task(name_or_path: str | Path) -> Task:
         return parse_task(path.read_text(encoding="utf-8"), str(path))
     if name not in list_tasks():
         raise UsageError(unknown("task", name, list_tasks()))
+    if name not in _stems("tasks"):
+        return combine(*name.split("@"))
     text = (files("segbench") / "tasks" / f"{name}.toml").read_text(encoding="utf-8")
     return parse_task(text, f"{name}.toml")
 
