@@ -111,7 +111,8 @@ def score(  # noqa: PLR0913  # every option of the command
     """Score saved label maps, without a model.
 
     Args:
-        predictions: folder with `<image id>.png` or `<image id>.npy` label maps.
+        predictions: folder with `<image id>.png` or `<image id>.npy` label maps, or detectron2's
+            JSON file of run lengths with label ids.
         task: task id or TOML file.
         root: folder with the data.
         out: results go to `OUT/<task id>/`.

@@ -11,7 +11,7 @@ from segbench.extras import check_extras
 from segbench.predict import predict_labels, task_bank
 from segbench.report import Report
 from segbench.run import Run, existing, finish
-from segbench.saved import read_prediction
+from segbench.saved import open_predictions
 from segbench.segmenter import Segmenter, identity_of
 from segbench.task import Task, load_task
 
@@ -103,9 +103,9 @@ def score_folder(
     """Score saved label maps, without a model.
 
     Args:
-        predictions: folder with `<image id>.png` (8 or 16 bit) or `<image id>.npy`, (H, W) label
-            ids at the resolution of the labels; any value where the label is ignored. Its name
-            becomes the model's name.
+        predictions: folder with a label map for every image id at the resolution of the labels, or
+            a JSON file of run lengths (`segbench.saved`); any value where the label is ignored. Its
+            name becomes the model's name.
         task: a task, its id, or the path of a task file.
         root: folder with the data; procedural data needs none.
         out: folder for the results, as in `evaluate`; nothing is written when left out.
@@ -133,4 +133,4 @@ def score_folder(
         overlays=overlays,
     )
     existing(run, overwrite=overwrite)
-    return finish(run, lambda example: read_prediction(predictions, example))
+    return finish(run, open_predictions(predictions))

@@ -24,7 +24,8 @@ body { font: 15px/1.45 system-ui, sans-serif; max-width: 1100px; margin: 0 auto;
 figure { margin: 0 0 28px; } img { max-width: 100%; background: #fff; border-radius: 6px; }
 figcaption { margin-bottom: 6px; overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin-bottom: 24px; }
-td, th { padding: 2px 14px 2px 0; text-align: right; } td:first-child, th:first-child { text-align: left; }
+td, th { padding: 2px 14px 2px 0; text-align: right; }
+td:first-child, th:first-child { text-align: left; }
 """
 
 

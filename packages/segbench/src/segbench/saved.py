@@ -1,6 +1,9 @@
-"""Label maps that another program has saved."""
+"""Label maps that another program has saved: pictures, arrays, or run lengths in one JSON file."""
 
-from pathlib import Path
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +12,39 @@ from PIL import Image
 from torch import Tensor
 
 from segbench.datasets import Example
+from segbench.datasets.annotations import decode_mask
 from segbench.errors import DataMissingError, FormatError
+
+NOTHING = -1
+"""Label of a pixel that no segment of a JSON file covers: an error where it is scored."""
+
+
+def open_predictions(path: Path) -> Callable[[Example], Tensor]:
+    """What reads the saved label map of an example.
+
+    Args:
+        path: a folder, see `read_prediction`; or a JSON file as detectron2's semantic evaluator
+            writes it, a list of {"file_name": ..., "category_id": label id, "segmentation":
+            {"size": [H, W], "counts": run lengths}}, several to an image.
+
+    Raises:
+        DataMissingError: there is no such folder or file.
+        FormatError: the file is no such list.
+    """
+    if path.is_file():
+        segments = _by_image(path)
+        return lambda example: _painted(path, segments, example)
+    if not path.is_dir():
+        raise DataMissingError(f"no predictions at {path}")
+    return lambda example: read_prediction(path, example)
 
 
 def read_prediction(folder: Path, example: Example) -> Tensor:
     """Read the saved label map of an image.
 
     Args:
-        folder: holds `<image id>.png` (8 or 16 bit) or `<image id>.npy`.
+        folder: holds `<image id>.npy`, or `<image id>.png` with 8 or 16 bits, or with colours as
+            ImageNet-S has them: label = red + 256 green.
         example: whose.
 
     Returns:
@@ -35,6 +63,8 @@ def read_prediction(folder: Path, example: Example) -> Tensor:
         found = np.load(path, allow_pickle=False) if path is npy else _read_indices(path)
     except (OSError, ValueError, SyntaxError) as error:
         raise FormatError(f"{path}: cannot be read: {error}") from error
+    if found.dtype.kind not in "iu":
+        raise FormatError(f"{path}: a label map must hold integers, got {found.dtype}")
     if found.shape != example.labels.shape:
         raise FormatError(f"{path}: is {found.shape}, its labels are {example.labels.shape}")
     return torch.tensor(found.astype(np.int64))  # (H, W)
@@ -42,4 +72,40 @@ def read_prediction(folder: Path, example: Example) -> Tensor:
 
 def _read_indices(path: Path) -> npt.NDArray[np.integer]:
     with Image.open(path) as picture:
-        return np.asarray(picture)  # (H, W) where the picture holds indices
+        values = np.asarray(picture)  # (H, W) where the picture holds indices
+        if picture.mode not in ("RGB", "RGBA"):
+            return values
+    if values[..., 2].any():
+        raise ValueError("colours are label = red + 256 green, and blue is not 0")
+    red, green = values[..., 0].astype(np.int32), values[..., 1].astype(np.int32)
+    return red + 256 * green
+
+
+def _by_image(path: Path) -> dict[str, list[Mapping[str, Any]]]:
+    """Segments of a JSON file by the stem of their image's file name."""
+    try:
+        content = json.loads(path.read_bytes())
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for segment in content:
+            stem = PurePosixPath(segment["file_name"]).stem
+            found.setdefault(stem, []).append(segment)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path}: is no list of segments with file_name: {error}") from error
+    return found
+
+
+def _painted(
+    path: Path, segments: Mapping[str, Sequence[Mapping[str, Any]]], example: Example
+) -> Tensor:
+    """(H, W) int64 label map of the segments of an image."""
+    own = segments.get(PurePosixPath(example.id).name)
+    if own is None:
+        raise DataMissingError(f"{path}: no segment of image {example.id}")
+    height, width = example.labels.shape
+    labels = np.full((height, width), NOTHING, np.int64)
+    for segment in own:
+        try:
+            labels[decode_mask(segment["segmentation"], height, width)] = segment["category_id"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{path}: image {example.id}: {error}") from error
+    return torch.from_numpy(labels)

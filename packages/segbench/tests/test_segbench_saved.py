@@ -1,0 +1,93 @@
+"""Saved label maps in every form, and what is wrong with them in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segbench import DataMissingError, Example, FormatError, score_folder
+from segbench.saved import open_predictions
+
+LABELS = np.array([[0, 1, 2], [300, 2, 1]], np.int32)
+EXAMPLE = Example("city/a", np.zeros((2, 3, 3), np.uint8), LABELS)
+
+
+def lengths(mask: Any) -> dict[str, Any]:
+    """Uncompressed run lengths, down the columns, beginning with zeros."""
+    flat = np.asarray(mask).T.reshape(-1)
+    changes = np.flatnonzero(np.diff(flat.astype(int))) + 1
+    runs = np.diff([0, *changes, flat.size]).tolist()
+    return {"size": list(np.shape(mask)), "counts": [0, *runs] if flat[0] else runs}
+
+
+def segments() -> list[dict[str, Any]]:
+    return [
+        {
+            "file_name": "images/city/a.jpg",
+            "category_id": int(label),
+            "segmentation": lengths(label == LABELS),
+        }
+        for label in np.unique(LABELS)
+    ]
+
+
+@pytest.mark.parametrize("form", ["npy", "16 bit", "colours", "json"])
+def test_every_form_gives_the_same_map(tmp_path: Path, form: str) -> None:
+    (tmp_path / "city").mkdir()
+    path = tmp_path
+    if form == "npy":
+        np.save(tmp_path / "city/a.npy", LABELS)
+    elif form == "16 bit":
+        Image.fromarray(LABELS.astype(np.uint16)).save(tmp_path / "city/a.png")
+    elif form == "colours":
+        colours = np.stack([LABELS % 256, LABELS // 256, 0 * LABELS], axis=2).astype(np.uint8)
+        Image.fromarray(colours).save(tmp_path / "city/a.png")
+    else:
+        path = tmp_path / "predictions.json"
+        path.write_text(json.dumps(segments()))
+    assert open_predictions(path)(EXAMPLE).tolist() == LABELS.tolist()
+
+
+def test_json_scores_a_whole_task(mini: Path, mini_task: Path, maps: Any, tmp_path: Path) -> None:
+    found = [
+        {"file_name": f"{stem}.png", "category_id": c, "segmentation": lengths(labels == c)}
+        for stem, labels in maps.items()
+        for c in range(3)
+        if (labels == c).any()
+    ]
+    path = tmp_path / "saved.json"
+    path.write_text(json.dumps(found))
+    report = score_folder(path, str(mini_task), root=mini)
+    assert report.miou == 1 and report.model == {"name": "saved.json"}
+    path.write_text(json.dumps([each for each in found if each["category_id"]]))
+    with pytest.raises(FormatError, match=r"image a: predictions must be in \[0, 3\), got -1"):
+        score_folder(path, str(mini_task), root=mini)
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataMissingError, match="no predictions at"):
+        open_predictions(tmp_path / "none")
+    path = tmp_path / "p.json"
+    for content in ("{", "[3]", '[{"category_id": 1}]'):
+        path.write_text(content)
+        with pytest.raises(FormatError, match=r"p\.json: is no list of segments"):
+            open_predictions(path)
+    path.write_text("[]")
+    with pytest.raises(DataMissingError, match="no segment of image city/a"):
+        open_predictions(path)(EXAMPLE)
+    wrong = segments()
+    wrong[0]["segmentation"]["size"] = [3, 2]
+    path.write_text(json.dumps(wrong))
+    with pytest.raises(FormatError, match=r"image city/a: run lengths are of size \[3, 2\]"):
+        open_predictions(path)(EXAMPLE)
+    (tmp_path / "city").mkdir()
+    np.save(tmp_path / "city/a.npy", LABELS / 2)
+    with pytest.raises(FormatError, match="must hold integers, got float64"):
+        open_predictions(tmp_path)(EXAMPLE)
+    (tmp_path / "city/a.npy").unlink()
+    Image.fromarray(np.full((2, 3, 3), 9, np.uint8)).save(tmp_path / "city/a.png")
+    with pytest.raises(FormatError, match="blue is not 0"):
+        open_predictions(tmp_path)(EXAMPLE)
