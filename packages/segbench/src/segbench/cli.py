@@ -49,6 +49,7 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
     device: str = "cpu",
     overlays: int = 0,
     save_pred: bool = False,
+    bank_cache: Path | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
     allow_partial: bool = False,
@@ -68,6 +69,7 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
         device: where tensors are made, such as cuda.
         overlays: draw this many of the first images.
         save_pred: write every label map to `OUT/<task id>/predictions/`.
+        bank_cache: folder that keeps text banks of models with a fingerprint.
         overwrite: replace results that are there, or a journal.
         skip_existing: take results that are there if they are of the same task and model.
         allow_partial: exit with 0 although images could not be read.
@@ -87,6 +89,7 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
                 device=where,
                 overlays=overlays,
                 save_pred=save_pred,
+                bank_cache=bank_cache,
                 overwrite=overwrite,
                 skip_existing=skip_existing,
             )

@@ -27,6 +27,7 @@ def evaluate(  # noqa: PLR0913  # every option of the command
     metrics: Sequence[str] = (),
     overlays: int = 0,
     save_pred: bool = False,
+    bank_cache: Path | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
 ) -> Report:
@@ -47,6 +48,7 @@ def evaluate(  # noqa: PLR0913  # every option of the command
         metrics: of `segbench.extras`, beside those of the confusion matrix.
         overlays: draw this many of the first images.
         save_pred: write the label map of every image to `OUT/predictions/<image id>.png`.
+        bank_cache: folder that keeps text banks, for segmenters with a `fingerprint`.
         overwrite: start again although `out` holds results or a journal.
         skip_existing: return the results that are in `out` if they are of the same task, model,
             data options and number of images.
@@ -79,7 +81,7 @@ def evaluate(  # noqa: PLR0913  # every option of the command
     found = existing(run, overwrite=overwrite, skip=skip_existing)
     if found is not None:
         return found
-    bank = task_bank(segmenter, task, run.dataset.names).to(run.device)  # (Q, D)
+    bank = task_bank(segmenter, task, run.dataset.names, bank_cache).to(run.device)  # (Q, D)
 
     def predict(example: Example) -> Tensor:
         pixels = torch.tensor(example.image, device=run.device)  # (H, W, 3), a writable copy

@@ -1,6 +1,7 @@
 """From an image to a label map, under the protocol of a task."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from segbench.background import add_threshold_channel, decide
 from segbench.bank import build_bank, clean_name, load_queries, load_templates
+from segbench.bank_cache import cached_bank
 from segbench.errors import FormatError
 from segbench.inference import merge_windows, resize_image, resized_size
 from segbench.segmenter import Segmenter
@@ -60,15 +62,40 @@ def task_queries(task: Task, names: Sequence[str]) -> Queries:
     return Queries(tuple(name for name, _ in asked), tuple(label for _, label in asked))
 
 
-def task_bank(segmenter: Segmenter, task: Task, names: Sequence[str]) -> Tensor:
-    """(Q, D) text bank of a task, one float32 unit row for each of `task_queries`."""
-    return build_bank(
-        segmenter.encode_text,
-        task_queries(task, names).prompts,
-        load_templates(task.templates),
-        task.averaging,
-        split_synonyms=task.split_synonyms,
-    )
+def task_bank(
+    segmenter: Segmenter, task: Task, names: Sequence[str], cache: Path | None = None
+) -> Tensor:
+    """(Q, D) text bank of a task, one float32 unit row for each of `task_queries`.
+
+    Args:
+        segmenter: the model.
+        task: names, templates and averaging.
+        names: K class names of the data set.
+        cache: folder of banks, for models with a fingerprint.
+
+    Raises:
+        UsageError: a cache and a model without fingerprint.
+    """
+    prompts, templates = task_queries(task, names).prompts, load_templates(task.templates)
+
+    def build() -> Tensor:
+        return build_bank(
+            segmenter.encode_text,
+            prompts,
+            templates,
+            task.averaging,
+            split_synonyms=task.split_synonyms,
+        )
+
+    if cache is None:
+        return build()
+    content = {
+        "prompts": prompts,
+        "templates": templates,
+        "averaging": task.averaging,
+        "split_synonyms": task.split_synonyms,
+    }
+    return cached_bank(cache, getattr(segmenter, "fingerprint", None), content, build)
 
 
 @torch.inference_mode()

@@ -31,6 +31,38 @@ class LabelTable:
     """Label ids of "stuff" and "thing", where the table has a column `is_thing`."""
 
 
+def grouped_labels(
+    path: Path, groups: Mapping[str, Sequence[int]], rest: str = "", ignore: Sequence[int] = ()
+) -> LabelTable:
+    """Classes made of mask values that a table names, such as VOC's of COCO's.
+
+    Args:
+        path: the table, of which only the values count.
+        groups: mask values by class name; label ids follow its order.
+        rest: name of a class for all other values of the table, which comes first and is label 0;
+            without one they are ignored.
+        ignore: mask values that are not scored.
+
+    Raises:
+        DataMissingError: there is no such file.
+        FormatError: a value is in no row, or in two groups, or is ignored too.
+    """
+    values = [_mask_value(row["mask_value"], path) for row in _rows(path)]
+    names = ([rest] if rest else []) + list(groups)
+    lookup = np.full(65536, UNKNOWN, dtype=np.int32)
+    lookup[values] = 0 if rest else -1
+    lookup[list(ignore)] = -1
+    taken = set(ignore)
+    for label, (name, group) in enumerate(groups.items(), len(names) - len(groups)):
+        for value in group:
+            if value not in values or value in taken:
+                what = "is in no row" if value not in values else "stands in two places"
+                raise FormatError(f"{path}: mask value {value} of {name!r} {what}")
+            taken.add(value)
+            lookup[value] = label
+    return LabelTable(tuple(names), lookup, {})
+
+
 def read_labels(
     path: Path, ignore: Sequence[int] = (), background: int | None = None
 ) -> LabelTable:
@@ -112,11 +144,13 @@ class FolderDataset:
 
     Args:
         folder: the data set's folder.
-        images: folder of `.jpg`, `.jpeg` or `.png` images, relative to `folder`.
-        masks: folder of `.png` masks, relative to `folder`.
+        images: folder of `.jpg`, `.jpeg` or `.png` images, relative to `folder`; or several.
+        masks: folder of `.png` masks, relative to `folder`; or several.
         labels: table of class names (`read_labels`), relative to `folder`.
         ignore: mask values that are not scored.
         background: mask value of the background class, which becomes label 0.
+        groups: classes made of mask values (`grouped_labels`), in place of those of the table.
+        rest: with `groups`, the class of all other values.
 
     Raises:
         DataMissingError: a folder or file is missing, or an image has no mask or a mask no image.
@@ -127,18 +161,24 @@ class FolderDataset:
         self,
         folder: Path,
         *,
-        images: str = "images/val",
-        masks: str = "semantic_masks/val",
+        images: str | Sequence[str] = "images/val",
+        masks: str | Sequence[str] = "semantic_masks/val",
         labels: str = "labels.tsv",
         ignore: Sequence[int] = (),
         background: int | None = None,
+        groups: Mapping[str, Sequence[int]] | None = None,
+        rest: str = "",
     ) -> None:
         self._labels_path = folder / labels
-        self._table = read_labels(self._labels_path, ignore, background)
-        image_paths = _by_stem(folder / images, IMAGE_SUFFIXES)
-        mask_paths = _by_stem(folder / masks, frozenset({".png"}))
-        _require(image_paths, mask_paths, f"image in {folder / images} has no mask")
-        _require(mask_paths, image_paths, f"mask in {folder / masks} has no image")
+        self._table = (
+            read_labels(self._labels_path, ignore, background)
+            if groups is None
+            else grouped_labels(self._labels_path, groups, rest, ignore)
+        )
+        image_paths = _by_stem(folder, images, IMAGE_SUFFIXES)
+        mask_paths = _by_stem(folder, masks, frozenset({".png"}))
+        _require(image_paths, mask_paths, f"image in {_told(folder, images)} has no mask")
+        _require(mask_paths, image_paths, f"mask in {_told(folder, masks)} has no image")
         self._files = [(stem, path, mask_paths[stem]) for stem, path in image_paths.items()]
 
     @property
@@ -185,13 +225,23 @@ class FolderDataset:
         return labels
 
 
-def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """Files of `folder` by stem, in the order of stems."""
-    if not folder.is_dir():
-        raise DataMissingError(f"no folder {folder}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
-    if not paths:
-        raise DataMissingError(f"no {' or '.join(sorted(suffixes))} file in {folder}")
+def _told(folder: Path, places: str | Sequence[str]) -> str:
+    chosen = [places] if isinstance(places, str) else places
+    return " and ".join(str(folder / place) for place in chosen)
+
+
+def _by_stem(
+    folder: Path, places: str | Sequence[str], suffixes: frozenset[str]
+) -> dict[str, Path]:
+    """Files of one or several folders below `folder` by stem, in the order of stems."""
+    paths: list[Path] = []
+    for place in [places] if isinstance(places, str) else places:
+        if not (folder / place).is_dir():
+            raise DataMissingError(f"no folder {folder / place}")
+        inside = [p for p in (folder / place).iterdir() if p.suffix.lower() in suffixes]
+        if not inside:
+            raise DataMissingError(f"no {' or '.join(sorted(suffixes))} file in {folder / place}")
+        paths += sorted(inside)
     found: dict[str, Path] = {}
     for path in paths:
         if path.stem in found:
