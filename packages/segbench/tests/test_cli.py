@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segbench import Report, Segmenter
 from segbench.cli import console, main
@@ -174,3 +175,31 @@ def test_console_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_segmenter_protocol_is_structural(painted: Segmenter) -> None:
     assert isinstance(painted, Segmenter)
     assert not isinstance(object(), Segmenter)
+
+
+def test_doctor_says_what_lies_under_a_root(cli: Run, tmp_path: Path) -> None:
+    refused(cli("doctor", tmp_path / "none"), 3, "no data root at")
+    labels = tmp_path / "ADEChallengeData2016/annotations/validation"
+    images = tmp_path / "ADEChallengeData2016/images/validation"
+    for folder, suffix in ((labels, "png"), (images, "jpg")):
+        folder.mkdir(parents=True)
+        for index in range(2):
+            picture = Image.new("L" if suffix == "png" else "RGB", (6, 4), index)
+            picture.save(folder / f"ADE_val_0000000{index}.{suffix}")
+    code, out, _ = cli("doctor", tmp_path)
+    assert code == 0 and "ade150" in out and "2,000" in out
+
+
+def test_another_number_of_images_than_published_is_code_4_unless_allowed(
+    cli: Run, factory: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    test_doctor_says_what_lies_under_a_root(cli, tmp_path)
+    common = ("run", factory, "ade150@whole", "--root", tmp_path)
+    code, out, err = cli(*common)
+    assert code == 4 and "2 images, expected 2,000" in out
+    assert "the data set has 2 images, 2000 are published" in err and err.count("\n") == 1
+    assert cli(*common, "--allow_partial", "true")[0] == 0
+    assert cli(*common, "--allow_partial", "true", "--data.layout=scene_parsing")[0] == 0
+    refused(cli(*common, "--data.layout=scene"), 2, "known: detectron2, scene_parsing")
+    refused(cli(*common, "--data.colour=red"), 1, "dataset.colour")
+    assert "expected 2,000" in caplog.text

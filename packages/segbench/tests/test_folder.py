@@ -141,7 +141,7 @@ def test_corrupt_bytes_are_told_apart_from_wrong_data(folder: Path, part: str) -
 
 def test_colour_mask_and_wrong_size_are_refused(folder: Path) -> None:
     rewrite(folder, Image.new("RGB", (2, 2)))
-    with pytest.raises(FormatError, match="class indices, got mode 'RGB'"):
+    with pytest.raises(FormatError, match="a label file must hold indices"):
         read(folder)
     rewrite(folder, Image.new("L", (3, 2)))
     with pytest.raises(FormatError, match=r"mask is \(2, 3\), its image is \(2, 2\)"):
@@ -207,3 +207,42 @@ def test_real_panoptic_subsets_and_background(real_data: Path) -> None:
     assert panoptic.names[panoptic.subsets["stuff"][0]] == "banner"
     mini = open_dataset(load_task("coco_mini81@groupvit").dataset, real_data)
     assert mini.names[:2] == ("background", "person")
+
+
+GROUPS = {"animal": [2], "stuff": [0, 1]}
+
+
+def test_classes_are_made_of_several_mask_values(mini: Path) -> None:
+    plain = FolderDataset(mini, ignore=[255])
+    grouped = FolderDataset(mini, ignore=[255], groups=GROUPS)
+    rest = FolderDataset(mini, ignore=[255], groups={"animal": [2]}, rest="background")
+    assert (grouped.names, rest.names) == (("animal", "stuff"), ("background", "animal"))
+    for index in range(len(plain)):
+        labels = plain[index].labels
+        assert np.array_equal(grouped[index].labels, np.choose(labels + 1, [-1, 1, 1, 0]))
+        assert np.array_equal(rest[index].labels, np.choose(labels + 1, [-1, 0, 0, 1]))
+    alone = FolderDataset(mini, ignore=[255], groups={"animal": [2]})
+    assert set(np.unique(alone[0].labels)) == {-1, 0}
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"a": [0, 9]}, "mask value 9 of 'a' is in no row"),
+        ({"a": [0], "b": [1, 0]}, "mask value 0 of 'b' stands in two places"),
+    ],
+)
+def test_wrong_groups_are_named(mini: Path, groups: Any, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        FolderDataset(mini, groups=groups)
+
+
+def test_several_folders_are_one_data_set(mini: Path) -> None:
+    for part in ("images", "semantic_masks"):
+        (mini / part / "more").mkdir()
+        (mini / part / "val" / "b.png").rename(mini / part / "more" / "b.png")
+    both = {part: [f"{part}/val", f"{part}/more"] for part in ("images", "semantic_masks")}
+    found = FolderDataset(mini, ignore=[255], images=both["images"], masks=both["semantic_masks"])
+    assert [found[i].id for i in range(len(found))] == ["a", "b"]
+    with pytest.raises(DataMissingError, match=r"1 image in .*val and .*more has no mask"):
+        FolderDataset(mini, images=both["images"], masks="semantic_masks/val")

@@ -89,5 +89,5 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         open_predictions(tmp_path)(EXAMPLE)
     (tmp_path / "city/a.npy").unlink()
     Image.fromarray(np.full((2, 3, 3), 9, np.uint8)).save(tmp_path / "city/a.png")
-    with pytest.raises(FormatError, match="blue is not 0"):
+    with pytest.raises(FormatError, match="blue must be 0"):
         open_predictions(tmp_path)(EXAMPLE)

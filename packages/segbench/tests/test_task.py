@@ -115,3 +115,11 @@ def test_task_file_of_a_user(mini_task: Path) -> None:
     assert task.dataset["ignore"] == (255,)
     with pytest.raises(TypeError):
         task.dataset["ignore"] = ()  # type: ignore[index]  # a task never changes
+
+
+def test_where_a_benchmark_lies_does_not_move_its_number() -> None:
+    task = load_task("voc21@groupvit")
+    assert task.with_dataset(layout="voc", folder="VOC2012").hash == task.hash
+    assert task.with_dataset(split="mine.txt").hash != task.hash
+    mine = load_task("camvid11@groupvit")
+    assert mine.with_dataset(folder="other").hash != mine.hash

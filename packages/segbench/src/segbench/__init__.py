@@ -9,7 +9,15 @@ from segbench.classify import (
     evaluate_classification,
 )
 from segbench.compare import Comparison, compare
-from segbench.datasets import Example, FolderDataset, SegmentationDataset, open_dataset
+from segbench.datasets import (
+    BenchmarkDataset,
+    Example,
+    FolderDataset,
+    ImageNetDataset,
+    LabelledImage,
+    SegmentationDataset,
+    open_dataset,
+)
 from segbench.datasets.scenes import (
     CaptionGap,
     CaptionRates,
@@ -18,6 +26,7 @@ from segbench.datasets.scenes import (
     caption_gap,
     write_pairs,
 )
+from segbench.doctor import Finding, examine
 from segbench.errors import (
     DataMissingError,
     FormatError,
@@ -45,6 +54,7 @@ from segbench.task import Task, list_tasks, load_task
 __version__ = "0.1.0"
 
 __all__ = [
+    "BenchmarkDataset",
     "BoundaryCounts",
     "CaptionGap",
     "CaptionRates",
@@ -55,11 +65,14 @@ __all__ = [
     "ConfusionMatrix",
     "DataMissingError",
     "Example",
+    "Finding",
     "FolderDataset",
     "FormatError",
+    "ImageNetDataset",
     "ImageNetSCounts",
     "IncompleteError",
     "Interval",
+    "LabelledImage",
     "MaskAccuracy",
     "PerImageCounts",
     "Queries",
@@ -84,6 +97,7 @@ __all__ = [
     "detail_table",
     "evaluate",
     "evaluate_classification",
+    "examine",
     "joined",
     "list_tasks",
     "load_names",

@@ -1,4 +1,4 @@
-"""Command line: ls, run, score, sweep, table, page, compare."""
+"""Command line: ls, doctor, run, score, sweep, table, page, compare."""
 
 import importlib
 import sys
@@ -13,6 +13,7 @@ from jsonargparse import auto_cli
 
 from segbench.bank import list_sets
 from segbench.compare import compare as compare_reports
+from segbench.doctor import examine, render
 from segbench.errors import DataMissingError, IncompleteError, SegbenchError, UsageError
 from segbench.evaluate import evaluate, score_folder
 from segbench.page import write_page
@@ -37,11 +38,22 @@ def ls(what: Literal["tasks", "prompts", "names"]) -> None:
         print("\n".join(list_sets("prompts" if what == "prompts" else "classnames")))
 
 
+def doctor(root: Path, *, sample: int = 20) -> None:
+    """Say which data sets lie under a folder, what is wrong with them, and what mends it.
+
+    Args:
+        root: a data root, or one data set.
+        sample: label files of each data set that are read.
+    """
+    print(render(examine(root, sample=sample), root), end="")
+
+
 def run(  # noqa: PLR0913  every argument is an option of the command line
     segmenter: str,
     task: str,
     *,
     root: Path | None = None,
+    data: dict[str, Any] | None = None,
     out: Path | None = None,
     option: dict[str, Any] | None = None,
     limit: int | None = None,
@@ -62,6 +74,7 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
         segmenter: `package.module:callable` that returns a Segmenter.
         task: task id or TOML file; several are separated by commas.
         root: folder with the data.
+        data: options of the data set, `--data.layout=raw` each or all as JSON.
         out: results go to `OUT/<task id>/`.
         option: keyword arguments of the callable, `--option.key=value` each or all as JSON.
         limit: score the first images only.
@@ -72,9 +85,11 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
         bank_cache: folder that keeps text banks of models with a fingerprint.
         overwrite: replace results that are there, or a journal.
         skip_existing: take results that are there if they are of the same task and model.
-        allow_partial: exit with 0 although images could not be read.
+        allow_partial: exit with 0 although images could not be read, or a benchmark has another
+            number of images than was published.
     """
-    tasks = [load_task(name) for name in task.split(",")]  # a misspelt one stops before any work
+    options = data or {}
+    tasks = [load_task(name).with_dataset(**options) for name in task.split(",")]  # before any work
     with joined(_device(device)) as where:
         model = load_segmenter(segmenter, option or {})
         reports = []
@@ -104,6 +119,7 @@ def score(  # noqa: PLR0913  # every option of the command
     task: str,
     *,
     root: Path | None = None,
+    data: dict[str, Any] | None = None,
     out: Path | None = None,
     limit: int | None = None,
     metrics: str = "",
@@ -118,14 +134,16 @@ def score(  # noqa: PLR0913  # every option of the command
             JSON file of run lengths with label ids.
         task: task id or TOML file.
         root: folder with the data.
+        data: options of the data set, `--data.layout=raw` each or all as JSON.
         out: results go to `OUT/<task id>/`.
         limit: score the first images only.
         metrics: further ones, separated by commas: boundary, mask_acc.
         overlays: draw this many of the first images.
         overwrite: replace results that are there, or a journal.
-        allow_partial: exit with 0 although images could not be read.
+        allow_partial: exit with 0 although images could not be read, or a benchmark has another
+            number of images than was published.
     """
-    loaded = load_task(task)
+    loaded = load_task(task).with_dataset(**data or {})
     report = score_folder(
         predictions,
         loaded,
@@ -146,6 +164,7 @@ def sweep(  # noqa: PLR0913  # every option of the command
     *,
     bg_thresh: str,
     root: Path | None = None,
+    data: dict[str, Any] | None = None,
     out: Path | None = None,
     option: dict[str, Any] | None = None,
     limit: int | None = None,
@@ -159,13 +178,14 @@ def sweep(  # noqa: PLR0913  # every option of the command
         task: task id or TOML file, with a background policy.
         bg_thresh: LOW:HIGH:N, both ends among the N values; or values separated by commas.
         root: folder with the data.
+        data: options of the data set, as for run.
         out: `sweep.json` goes to `OUT/<task id>/`.
         option: keyword arguments of the callable, as for run.
         limit: score the first images only.
         device: where tensors are made, such as cuda.
         overwrite: replace a sweep that is there, or a journal.
     """
-    loaded, values = load_task(task), _values(bg_thresh)
+    loaded, values = load_task(task).with_dataset(**data or {}), _values(bg_thresh)
     with joined(_device(device)) as where:
         found = sweep_values(
             load_segmenter(segmenter, option or {}),
@@ -282,11 +302,21 @@ def _device(name: str) -> torch.device:
 
 
 def _check_complete(reports: Sequence[Report], allow_partial: bool) -> None:
-    skipped = sum(report.data["images_skipped"] for report in reports)
-    if skipped and not allow_partial:
-        raise IncompleteError(
-            f"{skipped} images could not be read; see the warnings in the results"
-        )
+    if allow_partial:
+        return
+    for report in reports:
+        data, task = report.data, report.task["id"]
+        if data["images_skipped"]:
+            raise IncompleteError(
+                f"{task}: {data['images_skipped']} images could not be read; see the warnings in "
+                "the results, or pass --allow_partial true"
+            )
+        published = data["images_published"]
+        if published not in (None, data["images_in_dataset"]):
+            raise IncompleteError(
+                f"{task}: the data set has {data['images_in_dataset']} images, {published} are "
+                "published; see `segbench doctor`, or pass --allow_partial true"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -296,6 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     verbs: dict[str, Any] = {
         "ls": ls,
+        "doctor": doctor,
         "run": run,
         "score": score,
         "sweep": sweep,

@@ -293,6 +293,7 @@ def _report(run: Run, per_image: PerImageCounts) -> Report:
             "dataset": dict(run.task.dataset),
             "images_expected": run.expected,
             "images_in_dataset": len(run.dataset),
+            "images_published": getattr(run.dataset, "expected_images", None),
             "images_scored": len(per_image.ids),
             "images_skipped": len(_skipped(run)),
             "content_sha256": _content_of_all(run),
@@ -336,6 +337,8 @@ def _warnings(run: Run, prompts: Sequence[str], per_image: PerImageCounts) -> It
             f"limited to the first {run.expected} of {len(run.dataset)} images: "
             "not comparable with a full run"
         )
+    if note := getattr(run.dataset, "count_note", ""):
+        yield note
     yield from (f"skipped: {reason}" for reason in _skipped(run))
     twice = sorted(name for name, times in Counter(prompts).items() if times > 1)
     if twice:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segbench.datasets import Example
 from segbench.datasets.annotations import decode_mask
+from segbench.datasets.pictures import read_colour_ids, read_indices
 from segbench.errors import DataMissingError, FormatError
 
 NOTHING = -1
@@ -71,14 +72,10 @@ def read_prediction(folder: Path, example: Example) -> Tensor:
 
 
 def _read_indices(path: Path) -> npt.NDArray[np.integer]:
+    """(H, W) ids of a picture that holds indices, or colours as ImageNet-S has them."""
     with Image.open(path) as picture:
-        values = np.asarray(picture)  # (H, W) where the picture holds indices
-        if picture.mode not in ("RGB", "RGBA"):
-            return values
-    if values[..., 2].any():
-        raise ValueError("colours are label = red + 256 green, and blue is not 0")
-    red, green = values[..., 0].astype(np.int32), values[..., 1].astype(np.int32)
-    return red + 256 * green
+        is_coloured = picture.mode == "RGB"
+    return read_colour_ids(path) if is_coloured else read_indices(path)
 
 
 def _by_image(path: Path) -> dict[str, list[Mapping[str, Any]]]:

@@ -111,10 +111,14 @@ class Task:
 
     @property
     def hash(self) -> str:
-        """Sha256 of everything that moves the number, the text of the templates included."""
+        """Sha256 of everything that moves the number, the text of the templates included.
+
+        Where and in which layout a benchmark lies does not.
+        """
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         del content["summary"]
-        content["dataset"] = dict(self.dataset)
+        placed = {"folder", "layout"} if self.dataset["kind"] not in ("folder", "scenes") else set()
+        content["dataset"] = {k: v for k, v in self.dataset.items() if k not in placed}
         content["templates"] = load_templates(self.templates)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from segbench.datasets.example import Example
-from segbench.errors import DataMissingError, FormatError, UnreadableImageError
+from segbench.datasets.pictures import read_image, read_indices
+from segbench.errors import DataMissingError, FormatError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 UNKNOWN = -2  # entry of the look-up table for a mask value that no row names
-INDEX_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +202,7 @@ class FolderDataset:
                 differs in size from the image.
         """
         stem, image_path, mask_path = self._files[index]
-        image = np.asarray(_decode(image_path).convert("RGB"))  # (H, W, 3)
+        image = read_image(image_path)  # (H, W, 3)
         labels = self._read_mask(mask_path)  # (H, W)
         if labels.shape != image.shape[:2]:
             raise FormatError(
@@ -212,12 +211,7 @@ class FolderDataset:
         return Example(stem, image, labels)
 
     def _read_mask(self, path: Path) -> npt.NDArray[np.int32]:
-        picture = _decode(path)
-        if picture.mode not in INDEX_MODES:
-            raise FormatError(f"{path}: a mask must hold class indices, got mode {picture.mode!r}")
-        values = np.asarray(picture).astype(np.int64)  # (H, W)
-        if values.min() < 0 or values.max() > 65535:
-            raise FormatError(f"{path}: mask values must be in [0, 65535], got {values.max()}")
+        values = read_indices(path)  # (H, W)
         labels = self._table.lookup[values]  # (H, W) int32
         if (labels == UNKNOWN).any():
             value = values[labels == UNKNOWN][0]
@@ -254,12 +248,3 @@ def _require(have: Mapping[str, Path], need: Mapping[str, Path], claim: str) -> 
     lone = [stem for stem in have if stem not in need]
     if lone:
         raise DataMissingError(f"{len(lone)} {claim}, the first is {have[lone[0]].name}")
-
-
-def _decode(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on bad bytes
-        raise UnreadableImageError(f"{path}: cannot be decoded: {error}") from error
