@@ -16,6 +16,7 @@ from segbench.compare import compare as compare_reports
 from segbench.doctor import examine, render
 from segbench.errors import DataMissingError, IncompleteError, SegbenchError, UsageError
 from segbench.evaluate import evaluate, score_folder
+from segbench.models import ALIASES
 from segbench.page import write_page
 from segbench.ranks import joined, rank_and_world
 from segbench.report import Report
@@ -25,15 +26,18 @@ from segbench.tables import Format, benchmark_table, detail_table
 from segbench.task import list_tasks, load_task
 
 
-def ls(what: Literal["tasks", "prompts", "names"]) -> None:
+def ls(what: Literal["tasks", "models", "prompts", "names"]) -> None:
     """List what comes with the package.
 
     Args:
-        what: tasks, template sets or class name lists.
+        what: tasks, models, template sets or class name lists.
     """
     if what == "tasks":
         for name in list_tasks():
             print(f"{name}\t{load_task(name).summary}")
+    elif what == "models":
+        for name, factory in ALIASES.items():
+            print(f"{name}\t{factory}")
     else:
         print("\n".join(list_sets("prompts" if what == "prompts" else "classnames")))
 
@@ -71,7 +75,7 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
     Under torchrun the ranks share the images; each takes the GPU of its own number.
 
     Args:
-        segmenter: `package.module:callable` that returns a Segmenter.
+        segmenter: `package.module:callable` that returns a Segmenter, or one of `ls models`.
         task: task id or TOML file; several are separated by commas.
         root: folder with the data.
         data: options of the data set, `--data.layout=raw` each or all as JSON.
@@ -91,7 +95,7 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
     options = data or {}
     tasks = [load_task(name).with_dataset(**options) for name in task.split(",")]  # before any work
     with joined(_device(device)) as where:
-        model = load_segmenter(segmenter, option or {})
+        model = load_segmenter(segmenter, option or {}, where)
         reports = []
         for each in tasks:
             report = evaluate(
@@ -174,7 +178,7 @@ def sweep(  # noqa: PLR0913  # every option of the command
     """Score a model at many values of a task's background threshold, looking at images once.
 
     Args:
-        segmenter: `package.module:callable` that returns a Segmenter.
+        segmenter: `package.module:callable` that returns a Segmenter, or one of `ls models`.
         task: task id or TOML file, with a background policy.
         bg_thresh: LOW:HIGH:N, both ends among the N values; or values separated by commas.
         root: folder with the data.
@@ -188,7 +192,7 @@ def sweep(  # noqa: PLR0913  # every option of the command
     loaded, values = load_task(task).with_dataset(**data or {}), _values(bg_thresh)
     with joined(_device(device)) as where:
         found = sweep_values(
-            load_segmenter(segmenter, option or {}),
+            load_segmenter(segmenter, option or {}, where),
             loaded,
             values,
             root=root,
@@ -266,20 +270,26 @@ def compare(first: Path, second: Path) -> None:
     print(compare_reports(Report.read(first), Report.read(second)).summary())
 
 
-def load_segmenter(factory: str, options: dict[str, Any]) -> Segmenter:
+def load_segmenter(
+    factory: str, options: dict[str, Any], device: torch.device | None = None
+) -> Segmenter:
     """Make a segmenter by the name of its factory.
 
     Args:
-        factory: `package.module:callable`; modules beside the working folder are found too.
+        factory: `package.module:callable`, where modules beside the working folder are found too;
+            or the short name of a model of the package.
         options: keyword arguments of the callable.
+        device: given to models of the package, if `options` has none.
 
     Raises:
         UsageError: no such module or callable, or what it returns is no Segmenter.
     """
-    module_name, _, attribute = factory.partition(":")
+    if factory in ALIASES and device is not None:
+        options = {"device": device.type} | options
+    module_name, _, attribute = ALIASES.get(factory, factory).partition(":")
     try:
         made = getattr(importlib.import_module(module_name), attribute)(**options)
-    except (ModuleNotFoundError, AttributeError, ValueError, TypeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageError(f"segmenter {factory!r}: {error}") from error
     if not isinstance(made, Segmenter):
         raise UsageError(

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_CHUNK = 16  # classes resized at a time, to bound memory
+from segbench.ops.count_argmax import resize_argmax as fused_resize_argmax
 
 
 class Window(NamedTuple):
@@ -57,25 +56,19 @@ def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
 def resize_argmax(scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Resize scores bilinearly and take the best class of every pixel.
 
-    Equals `resize_scores` followed by `max`, but never holds all classes at full size.
+    Equals `resize_scores` followed by `max`, but never holds all classes at full size, and compares
+    only classes that can win (`segbench.ops.count_argmax`).
 
     Args:
-        scores: (K, h, w), finite.
+        scores: (K, h, w), finite and within 1e38.
         size: (H, W).
 
     Returns:
         best: (H, W) float32, the winning score.
         winner: (H, W) int64; the first index wins a tie.
     """
-    best = torch.full(size, -torch.inf, device=scores.device)  # (H, W)
-    winner = torch.zeros(size, dtype=torch.int64, device=scores.device)  # (H, W)
-    for start in range(0, len(scores), _CHUNK):
-        full = resize_scores(scores[start : start + _CHUNK], size)  # (chunk, H, W)
-        top, index = full.max(dim=0)  # (H, W), (H, W)
-        better = top > best  # strict: an earlier chunk keeps a tie
-        best = torch.where(better, top, best)
-        winner = torch.where(better, index + start, winner)
-    return best, winner
+    best, winner = fused_resize_argmax(scores, size)
+    return best, winner.long()
 
 
 def windows(height: int, width: int, window_px: int, stride_px: int) -> list[Window]:
