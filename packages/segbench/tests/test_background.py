@@ -113,3 +113,9 @@ def test_a_class_of_too_little_foreground_gives_its_places_to_the_next() -> None
         background="softmax_floor", background_queries=True, area_floor=0.125, background_value=0.12
     )
     assert int(decide_queries(scores, (1, 10), floor, owners)[0, 9]) == 0
+
+
+def test_the_background_may_be_the_last_label_without_a_query() -> None:
+    last = task(background="constant", background_value=0.5, background_label=2, area_floor=0.1)
+    scores = torch.tensor([[[0.9, 0.1]], [[0.2, 0.3]]])
+    assert decide(scores, (1, 2), last).tolist() == [[0, 2]]

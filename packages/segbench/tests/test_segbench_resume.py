@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segbench import Report, Segmenter, UsageError, evaluate, score_folder
+from segbench import FormatError, Report, Segmenter, UsageError, evaluate, score_folder
+from segbench.journal import Journal
 
 SCRIPT = Path(__file__).with_name("resume_script.py")
 
@@ -60,6 +62,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
     stop: int,
 ) -> None:
+    monkeypatch.setattr(type(painted), "fingerprint", "weights 1", raising=False)
     evaluate(painted, str(mini_task), root=many, out=tmp_path / "unbroken")
     calls: list[int] = []
     segment = type(painted).segment
@@ -130,6 +133,8 @@ def test_another_model_does_not_go_on(
         evaluate(constant(0), str(mini_task), root=many, out=tmp_path)
     with pytest.raises(UsageError, match=r"of another evaluation \(its pictures is"):
         evaluate(painted, str(mini_task), root=many, out=tmp_path, save_pred=True)
+    with pytest.raises(UsageError, match=r"of another evaluation \(its root is"):
+        evaluate(painted, str(mini_task), root=shutil.copytree(many, tmp_path / "c"), out=tmp_path)
     with pytest.raises(UsageError, match=r"of another evaluation \(its data is"):
         evaluate(painted, str(mini_task), root=many, out=tmp_path, limit=3)
     report = evaluate(constant(0), str(mini_task), root=many, out=tmp_path, overwrite=True)
@@ -159,3 +164,72 @@ def test_saved_predictions_score_the_same(
     saved = score_folder(tmp_path / "out/predictions", str(mini_task), root=many)
     assert saved.metrics == report.metrics
     assert len(list((tmp_path / "out/predictions").iterdir())) == 11
+
+
+def stop_at(painted: Segmenter, monkeypatch: pytest.MonkeyPatch, image: int) -> None:
+    """Let the model be interrupted at an image, once."""
+    real, seen = type(painted).segment, [0]
+
+    def segment(self: Any, image_: Any, bank: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == image:
+            raise KeyboardInterrupt
+        return real(self, image_, bank)
+
+    monkeypatch.setattr(type(painted), "segment", segment)
+
+
+def test_an_image_that_could_not_be_read_is_tried_again(
+    painted: Segmenter, many: Path, mini_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(painted, monkeypatch, 9)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(painted, str(mini_task), root=many, out=tmp_path / "out")
+    (many / "images/val/07.png").write_bytes((many / "images/val/06.png").read_bytes())
+    report = evaluate(painted, str(mini_task), root=many, out=tmp_path / "out")
+    assert (report.data["images_scored"], report.data["images_skipped"]) == (12, 0)
+    assert report.warnings == (
+        "went on from an earlier run whose model is known by its name alone",
+    )
+
+
+def test_images_that_no_rank_has_done_are_an_error(
+    painted: Segmenter, many: Path, mini_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reload = Journal.reload
+
+    def loses(self: Journal) -> None:
+        reload(self)
+        del self.done[3]
+
+    monkeypatch.setattr(Journal, "reload", loses)
+    with pytest.raises(FormatError, match=r"journal: 1 of 12 images are not in it; all ranks need"):
+        evaluate(painted, str(mini_task), root=many, out=tmp_path / "out")
+
+
+def test_overwriting_takes_the_pictures_of_the_other_run_away(
+    painted: Segmenter,
+    constant: Callable[[int], Segmenter],
+    many: Path,
+    mini_task: Path,
+    tmp_path: Path,
+) -> None:
+    evaluate(painted, str(mini_task), root=many, out=tmp_path, save_pred=True, overlays=2)
+    evaluate(constant(0), str(mini_task), root=many, out=tmp_path, overwrite=True)
+    assert not (tmp_path / "predictions").exists() and not (tmp_path / "overlays").exists()
+
+
+def test_saved_maps_that_were_mended_are_scored_anew(
+    many: Path, mini_task: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    (many / "images/val/07.png").write_bytes((many / "images/val/06.png").read_bytes())
+    for index in range(12):
+        np.save(saved / f"{index:02d}.npy", np.full((9, 7), 9 if index == 5 else 0))
+    with pytest.raises(FormatError, match="image 05: predictions must be in"):
+        score_folder(saved, str(mini_task), root=many, out=tmp_path / "out")
+    for index in range(12):
+        np.save(saved / f"{index:02d}.npy", np.full((9, 7), 1))
+    report = score_folder(saved, str(mini_task), root=many, out=tmp_path / "out")
+    assert [row["pr_pixels"] > 0 for row in report.per_class] == [False, True, False]

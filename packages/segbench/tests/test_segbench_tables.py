@@ -103,3 +103,12 @@ def test_the_command_prints_each_layout_and_format(
     assert len(list(csv.reader(io.StringIO(capsys.readouterr().out)))) == 3
     assert main(["table", str(tmp_path), "--published", "true"]) == 2
     assert "--layout benchmarks" in capsys.readouterr().err
+
+
+def test_a_warning_marks_a_cell_and_weights_make_rows(right: Report) -> None:
+    warned = dataclasses.replace(on(right, "voc21@cocu"), warnings=("bed twice",))
+    every = [on(right, f"{dataset}@cocu") for dataset in COLUMNS if dataset != "voc21"]
+    (row,) = benchmark_table([warned, *every]).rows
+    assert row[2] == "100.00 †" and row[3:] == ("100.00",) * 8
+    other = dataclasses.replace(warned, model={"name": "painted", "fingerprint": "b"})
+    assert len(benchmark_table([warned, other]).rows) == 2

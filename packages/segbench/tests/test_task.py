@@ -11,7 +11,7 @@ SCENES = '[dataset]\nkind = "scenes"\n'
 
 
 def test_every_task_of_the_package_loads_under_its_own_id() -> None:
-    assert len(list_tasks()) >= 5
+    assert len(list_tasks()) == 59
     tasks = [load_task(name) for name in list_tasks()]
     assert [task.id for task in tasks] == list_tasks()
     assert len({task.hash for task in tasks}) == len(tasks)
@@ -119,7 +119,69 @@ def test_task_file_of_a_user(mini_task: Path) -> None:
 
 def test_where_a_benchmark_lies_does_not_move_its_number() -> None:
     task = load_task("voc21@groupvit")
-    assert task.with_dataset(layout="voc", folder="VOC2012").hash == task.hash
+    assert task.with_dataset(folder="VOC2012").hash == task.hash
+    assert task.with_dataset(layout="voc").hash != task.hash
     assert task.with_dataset(split="mine.txt").hash != task.hash
     mine = load_task("camvid11@groupvit")
     assert mine.with_dataset(folder="other").hash != mine.hash
+
+
+def test_words_of_names_and_the_order_of_groups_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_task("voc21@groupvit")
+    before = task.hash
+    monkeypatch.setattr("segbench.task.load_queries", lambda _: (("other",),))
+    assert task.hash != before
+    grouped = load_task("coco128_voc21@whole")
+    groups = dict(reversed(list(grouped.dataset["groups"].items())))
+    assert grouped.with_dataset(groups=groups).hash != grouped.hash
+
+
+SIZES = {  # of spec tables: short, long, window, stride, square
+    "groupvit": (448, 2048, 448, 224, None),
+    "tcl": (448, 2048, 448, 224, None),
+    "maskclip": (512, 2048, None, None, None),
+    "sclip": (336, 2048, 224, 112, None),
+    "pixelclip": (640, 2560, None, None, 320),
+}
+OTHER_SIZES = {
+    "coco_stuff171@cocu": (512, 2048, 224, 112, None),
+    "ade150@cocu": (512, 2048, 224, 112, None),
+    "cityscapes19@cocu": (1024, 2048, 448, 224, None),
+    "voc21@cocu": (448, 2048, 448, 224, None),
+    "context59@maskclip": (520, 520, None, None, None),
+    "cityscapes19@maskclip": (512, 1024, None, None, None),
+    "coco_stuff171@sclip": (448, 2048, 224, 112, None),
+    "cityscapes19@sclip": (560, 2048, 224, 112, None),
+}
+
+
+def test_protocols_have_the_sizes_that_their_papers_code_has() -> None:
+    for name in list_tasks():
+        protocol = name.partition("@")[2]
+        known = load_task(name).dataset["kind"] not in ("folder", "scenes")
+        wanted = OTHER_SIZES.get(name, SIZES.get(protocol) if known else None)
+        if wanted is not None:
+            task = load_task(name)
+            sizes = (task.short_px, task.long_px, task.window_px, task.stride_px, task.square_px)
+            assert sizes == wanted, name
+
+
+@pytest.mark.parametrize(
+    ("name", "background", "value", "templates", "averaging"),
+    [
+        ("voc21@groupvit", "threshold", 0.95, "groupvit_simple", "mean_then_normalise"),
+        ("context60@groupvit", "threshold", 0.35, "groupvit_simple", "mean_then_normalise"),
+        ("imagenet_s300@cocu", "threshold", 0.75, "groupvit_simple", "mean_then_normalise"),
+        ("ade150@cocu", "none", 0.0, "groupvit_simple", "mean_then_normalise"),
+        ("coco_object81@tcl", "constant", 0.5, "tcl_custom_9", "mean_then_normalise"),
+        ("voc20@maskclip", "none", 0.0, "maskclip_85", "normalise_mean_normalise"),
+        ("voc21@sclip", "softmax_floor", 0.1, "clip_imagenet_80", "normalise_mean_normalise"),
+        ("ade150@pixelclip", "none", 0.0, "pixelclip_select_8", "normalise_mean_normalise"),
+    ],
+)
+def test_protocols_have_their_background_and_prompts(
+    name: str, background: str, value: float, templates: str, averaging: str
+) -> None:
+    task = load_task(name)
+    assert (task.background, task.background_value) == (background, value)
+    assert (task.templates, task.averaging) == (templates, averaging)

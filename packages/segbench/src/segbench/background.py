@@ -93,7 +93,9 @@ def rank(
 
 def _large_enough(labels: Tensor, owners: Tensor, task: Task) -> Tensor:
     """(Q,) whether a query stands for background or a class of enough of the foreground."""
-    areas = labels.flatten().bincount(minlength=int(owners.max()) + 1)  # (K,)
+    areas = labels.flatten().bincount(
+        minlength=max(int(owners.max()), task.background_label) + 1
+    )  # (K,)
     foreground = areas.sum() - areas[task.background_label]
     large = areas > task.area_floor * foreground  # (K,)
     large[task.background_label] = True

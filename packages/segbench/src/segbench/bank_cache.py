@@ -41,7 +41,7 @@ def cached_bank(
     if path.exists():
         try:
             return torch.from_numpy(np.load(path, allow_pickle=False))
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError, TypeError) as error:
             raise FormatError(f"{path}: damaged text bank ({error}); delete it") from error
     bank = build().cpu()
     folder.mkdir(parents=True, exist_ok=True)

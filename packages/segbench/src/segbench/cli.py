@@ -203,6 +203,8 @@ def sweep(  # noqa: PLR0913  # every option of the command
         )
         if rank_and_world()[0] == 0:
             print(found.summary())
+    if found.skipped:
+        raise IncompleteError(f"{loaded.id}: {len(found.skipped)} images could not be read")
 
 
 def _values(text: str) -> list[float]:

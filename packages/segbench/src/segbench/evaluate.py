@@ -50,8 +50,8 @@ def evaluate(  # noqa: PLR0913  # every option of the command
         save_pred: write the label map of every image to `OUT/predictions/<image id>.png`.
         bank_cache: folder that keeps text banks, for segmenters with a `fingerprint`.
         overwrite: start again although `out` holds results or a journal.
-        skip_existing: return the results that are in `out` if they are of the same task, model,
-            data options and number of images.
+        skip_existing: return the results that are in `out` if they are of the same task, model
+            and number of images.
 
     Returns:
         The report, equal to what is written.
@@ -71,6 +71,7 @@ def evaluate(  # noqa: PLR0913  # every option of the command
         task=task,
         dataset=open_dataset(task.dataset, root),
         model=identity_of(segmenter),
+        root=root,
         out=out,
         limit=limit,
         extras=check_extras(metrics),
@@ -129,6 +130,8 @@ def score_folder(
         task=task,
         dataset=open_dataset(task.dataset, root),
         model={"name": predictions.resolve().name},
+        root=root,
+        keeps_journal=False,
         out=out,
         limit=limit,
         extras=check_extras(metrics),

@@ -97,7 +97,8 @@ class Journal:
                 )
             for fields in lines:
                 entry = Entry.from_fields(fields)
-                found[entry.index] = entry
+                if entry.index not in found or not entry.skipped:
+                    found[entry.index] = entry
         return found
 
     @property

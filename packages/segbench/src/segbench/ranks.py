@@ -41,6 +41,8 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         UsageError: more ranks than GPUs on this machine.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # so that "cuda" means it too
         yield device
         return
     if device.type == "cuda":

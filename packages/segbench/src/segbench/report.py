@@ -111,7 +111,7 @@ class Report:
             write_atomically(folder / name, data)
         content = {"kind": KIND, "schema_version": SCHEMA_VERSION, **self._fields()}
         content["files"] = {name: _sha256(data) for name, data in contents.items()}
-        text = json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n"
         write_atomically(folder / "results.json", text.encode())
 
     def _fields(self) -> dict[str, Any]:
@@ -165,12 +165,12 @@ def _with_nan(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {key: math.nan if value is None else value for key, value in numbers.items()}
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The same JSON value with null for NaN."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

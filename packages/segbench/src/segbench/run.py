@@ -41,6 +41,7 @@ Work: TypeAlias = Callable[[int, Example], IntArray]
 
 JOURNAL = "journal"
 PREDICTIONS = "predictions"
+OVERLAYS = "overlays"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -60,6 +61,13 @@ class Run:
     """Metrics beside the confusion matrix."""
     extra: str = ""
     """What else tells the counts from those of another evaluation."""
+    root: Path | None = None
+    keeps_journal: bool = True
+    """Whether a stopped evaluation can go on: not where predictions may change in between."""
+    counted: int = 0
+    """Images that this process has done."""
+    resumed: bool = False
+    """Whether an earlier run had done some."""
     done: dict[int, Entry] = field(default_factory=dict)
     """By place in the data set."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -76,6 +84,7 @@ class Run:
         return {
             "task": self.task.hash,
             "model": self.model,
+            "root": None if self.root is None else str(self.root.resolve()),
             "data": {"dataset": dict(self.task.dataset), "images": self.expected},
             "pictures": {"overlays": self.overlays, "save_pred": self.save_pred},
             "metrics": list(self.extras),
@@ -110,7 +119,8 @@ def existing(
     wait_for_all()  # until every rank has looked
     if overwrite and rank == 0:
         results.unlink(missing_ok=True)
-        Journal.discard(run.out / JOURNAL)
+        for folder in (JOURNAL, PREDICTIONS, OVERLAYS):  # of another evaluation
+            Journal.discard(run.out / folder)
     wait_for_all()
     return None
 
@@ -158,14 +168,14 @@ def count_all(run: Run, work: Work) -> None:
         FormatError: two have the same id.
     """
     started = time.perf_counter()
-    if run.out is None:
+    if run.out is None or not run.keeps_journal:
         run.done = {entry.index: entry for entry in _entries(run, work, range(run.expected))}
     else:
         _count_in_journal(run, work, run.out)
     run.seconds["total"] = time.perf_counter() - started
     read = scored(run)
     if not read:
-        reason = next(iter(_skipped(run)))
+        reason = next(iter(unread(run)))
         raise DataMissingError(f"none of {run.expected} images could be read: {reason}")
     if len({entry.id for entry in read}) < len(read):
         raise FormatError(f"{run.task.id}: two images have the same id")
@@ -179,7 +189,9 @@ def scored(run: Run) -> list[Entry]:
 def _count_in_journal(run: Run, work: Work, out: Path) -> None:
     """Do this rank's share of the images that no journal knows, and learn of the others'."""
     journal = Journal(out / JOURNAL, run.identity)
-    left = [index for index in range(run.expected) if index not in journal.done]
+    known = {index for index, entry in journal.done.items() if not entry.skipped}
+    left = [index for index in range(run.expected) if index not in known]
+    run.resumed = bool(known)
     wait_for_all()  # until every rank has read the same journal
     rank, world = rank_and_world()
     try:
@@ -190,6 +202,12 @@ def _count_in_journal(run: Run, work: Work, out: Path) -> None:
     wait_for_all()
     journal.reload()
     wait_for_all()  # until every rank has read it: the first one will delete it
+    lost = set(range(run.expected)) - set(journal.done)
+    if lost:
+        raise FormatError(
+            f"{journal.folder}: {len(lost)} of {run.expected} images are not in it; all ranks need "
+            "the same folder, and no other evaluation may end in it"
+        )
     run.done = journal.done
 
 
@@ -232,6 +250,7 @@ def _entries(run: Run, work: Work, indices: Sequence[int], *, known: int = 0) ->
             yield Entry.unreadable(index, str(error))
             continue
         run.add_seconds("load", time.perf_counter() - start)
+        run.counted += 1
         yield Entry.of(index, example.id, _content(example), work(index, example))
 
 
@@ -262,7 +281,7 @@ def _write_pictures(run: Run, out: Path, index: int, example: Example, predictio
         _save(Image.fromarray(labels.astype(kind)), out / PREDICTIONS, example.id)
     if index < run.overlays:
         picture = strip(example.image, example.labels, labels, run.dataset.names)
-        _save(picture, out / "overlays", example.id.replace("/", "_"))
+        _save(picture, out / OVERLAYS, example.id.replace("/", "_"))
 
 
 def _save(picture: Image.Image, folder: Path, name: str) -> None:
@@ -294,8 +313,10 @@ def _report(run: Run, per_image: PerImageCounts) -> Report:
             "images_expected": run.expected,
             "images_in_dataset": len(run.dataset),
             "images_published": getattr(run.dataset, "expected_images", None),
+            "layout": getattr(run.dataset, "layout", None),
+            "listed_by": getattr(run.dataset, "listed", None),
             "images_scored": len(per_image.ids),
-            "images_skipped": len(_skipped(run)),
+            "images_skipped": len(unread(run)),
             "content_sha256": _content_of_all(run),
         },
         names=tuple(run.dataset.names),
@@ -305,14 +326,14 @@ def _report(run: Run, per_image: PerImageCounts) -> Report:
         per_class=tuple(row | more for row, more in zip(per_class, columns, strict=True)),
         definitions=definitions(run.extras),
         interval=interval,
-        timing=_timing(run, len(per_image.ids)),
+        timing=_timing(run),
         environment=environment(run.device),
         warnings=tuple(_warnings(run, prompts, per_image)),
         per_image=per_image,
     )
 
 
-def _skipped(run: Run) -> list[str]:
+def unread(run: Run) -> list[str]:
     """Why images could not be read, in the order of the data set."""
     return [entry.skipped for _, entry in sorted(run.done.items()) if entry.skipped]
 
@@ -325,9 +346,10 @@ def _content_of_all(run: Run) -> str:
     return digest.hexdigest()
 
 
-def _timing(run: Run, images: int) -> dict[str, float]:
+def _timing(run: Run) -> dict[str, float]:
+    """Of this process and what it has done itself."""
     seconds = {f"{stage}_s": round(run.seconds[stage], 4) for stage in sorted(run.seconds)}
-    return {"images_per_s": round(images / max(run.seconds["total"], 1e-9), 3), **seconds}
+    return {"images_per_s": round(run.counted / max(run.seconds["total"], 1e-9), 3), **seconds}
 
 
 def _warnings(run: Run, prompts: Sequence[str], per_image: PerImageCounts) -> Iterator[str]:
@@ -337,9 +359,11 @@ def _warnings(run: Run, prompts: Sequence[str], per_image: PerImageCounts) -> It
             f"limited to the first {run.expected} of {len(run.dataset)} images: "
             "not comparable with a full run"
         )
+    if run.resumed and "fingerprint" not in run.model:
+        yield "went on from an earlier run whose model is known by its name alone"
     if note := getattr(run.dataset, "count_note", ""):
         yield note
-    yield from (f"skipped: {reason}" for reason in _skipped(run))
+    yield from (f"skipped: {reason}" for reason in unread(run))
     twice = sorted(name for name, times in Counter(prompts).items() if times > 1)
     if twice:
         yield f"names given to more than one class, of which one can never win: {', '.join(twice)}"

@@ -62,8 +62,10 @@ def read_prediction(folder: Path, example: Example) -> Tensor:
     path = npy if npy.is_file() else png
     try:
         found = np.load(path, allow_pickle=False) if path is npy else _read_indices(path)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, EOFError, ValueError, SyntaxError) as error:
         raise FormatError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(found, np.ndarray):
+        raise FormatError(f"{path}: holds no single array")
     if found.dtype.kind not in "iu":
         raise FormatError(f"{path}: a label map must hold integers, got {found.dtype}")
     if found.shape != example.labels.shape:
@@ -84,11 +86,13 @@ def _by_image(path: Path) -> dict[str, list[Mapping[str, Any]]]:
         content = json.loads(path.read_bytes())
         found: dict[str, list[Mapping[str, Any]]] = {}
         for segment in content:
-            stem = PurePosixPath(segment["file_name"]).stem
-            found.setdefault(stem, []).append(segment)
+            found.setdefault(segment["file_name"], []).append(segment)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: is no list of segments with file_name: {error}") from error
-    return found
+    stems = {name: PurePosixPath(name).stem.removesuffix("_leftImg8bit") for name in found}
+    if len(set(stems.values())) < len(stems):
+        raise FormatError(f"{path}: two images have file names that differ in their folder alone")
+    return {stems[name]: segments for name, segments in found.items()}
 
 
 def _painted(
@@ -102,6 +106,8 @@ def _painted(
     labels = np.full((height, width), NOTHING, np.int64)
     for segment in own:
         try:
+            if type(segment["category_id"]) is not int:
+                raise ValueError(f"category_id must be an integer: {segment['category_id']!r}")
             labels[decode_mask(segment["segmentation"], height, width)] = segment["category_id"]
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path}: image {example.id}: {error}") from error

@@ -5,6 +5,7 @@ says so.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,7 +30,8 @@ from segbench.predict import (
     task_queries,
 )
 from segbench.ranks import rank_and_world, wait_for_all
-from segbench.run import JOURNAL, Run, count_all, existing, scored
+from segbench.report import without_nan
+from segbench.run import JOURNAL, Run, count_all, existing, scored, unread
 from segbench.segmenter import Segmenter, identity_of
 from segbench.task import Task, load_task
 
@@ -47,6 +49,11 @@ class Sweep:
     task: dict[str, Any]
     model: dict[str, Any]
     images: int
+    """Images that were scored."""
+    images_expected: int
+    """Images that should have been."""
+    skipped: tuple[str, ...]
+    """Why images could not be read."""
     values: tuple[float, ...]
     """n values, ascending."""
     miou: tuple[float, ...]
@@ -59,20 +66,22 @@ class Sweep:
     @property
     def best(self) -> float:
         """The value with the largest mIoU, the first of several."""
-        return self.values[int(np.nanargmax(self.miou))]
+        known = [place for place, value in enumerate(self.miou) if not math.isnan(value)]
+        return self.values[max(known, key=lambda place: self.miou[place])] if known else math.nan
 
     def summary(self) -> str:
         """A line a value, and the best one, for a terminal."""
         rows = zip(self.values, self.miou, self.miou_fg, self.pixel_acc, strict=True)
         lines = [f"{v:.6g}\t{100 * m:.2f}\t{100 * f:.2f}\t{100 * p:.2f}" for v, m, f, p in rows]
         head = "value\tmIoU\tmIoU of the foreground\tpixel acc"
-        tail = f"best {self.best:.6g}, tuned on these {self.images} images"
-        return "\n".join([head, *lines, tail])
+        tail = [f"best {self.best:.6g}, tuned on these {self.images} images"]
+        return "\n".join([head, *lines, *tail, *(f"skipped: {why}" for why in self.skipped)])
 
     def write(self, folder: Path) -> None:
         """Write `sweep.json` whole or not at all."""
         content = {"kind": KIND, "schema_version": VERSION, "best": self.best, **asdict(self)}
-        write_atomically(folder / SWEEP, (json.dumps(content, indent=1) + "\n").encode())
+        text = json.dumps(without_nan(content), indent=1, allow_nan=False)
+        write_atomically(folder / SWEEP, f"{text}\n".encode())
 
 
 def sweep(
@@ -117,6 +126,7 @@ def sweep(
         task=task,
         dataset=open_dataset(task.dataset, root),
         model=identity_of(segmenter),
+        root=root,
         out=out,
         limit=limit,
         device=torch.device(device),
@@ -226,6 +236,8 @@ def _gathered(run: Run, values: tuple[float, ...]) -> Sweep:
         task=run.task.identity(),
         model=run.model,
         images=len(entries),
+        images_expected=run.expected,
+        skipped=tuple(unread(run)),
         values=values,
         miou=tuple(matrix.miou(rule) for matrix in matrices),
         miou_fg=tuple(matrix.miou_fg(background, rule) for matrix in matrices),

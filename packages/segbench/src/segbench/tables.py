@@ -90,22 +90,22 @@ def _details(report: Report, subsets: Sequence[str]) -> tuple[str, ...]:
 def benchmark_table(reports: Iterable[Report], *, published: bool = False) -> Table:
     """Models by the eight benchmarks, in the order in which papers print them.
 
-    A row is a model under a protocol, since protocols change the number. The average is over all
-    eight, "-" where one is missing. Of several runs of a model on a task the last one counts.
+    A row is a model, by name and weights, under a protocol, since protocols change the number. The
+    average is over all eight, "-" where one is missing. Of several runs of a model on a task the
+    last one counts; one with warnings is marked with a dagger.
 
     Args:
         reports: other tasks than the eight data sets' are left out.
         published: add what others have printed, marked as quoted, with its source.
     """
-    scores: dict[tuple[str, str], dict[str, float]] = {}
-    used: list[Report] = []
+    cells: dict[tuple[str, str, str], dict[str, Report]] = {}
     for report in reports:
         dataset, _, protocol = report.task["id"].partition("@")
         if dataset in COLUMNS:
-            scores.setdefault((_name(report), protocol), {})[dataset] = 100 * report.miou
-            used.append(report)
-    rows = [_scores(model, protocol, row) for (model, protocol), row in scores.items()]
-    notes = list(_warnings(used))
+            key = report.model["name"], report.model.get("fingerprint", ""), protocol
+            cells.setdefault(key, {})[dataset] = report
+    rows = [_measured(name, protocol, row) for (name, _, protocol), row in cells.items()]
+    notes = list(_warnings([report for row in cells.values() for report in row.values()]))
     if published:
         for row in published_rows():
             words = {key: str(row[key]) for key in ("model", "protocol", "source")}
@@ -123,6 +123,16 @@ def published_rows() -> list[dict[str, str | float]]:
     text = (files("segbench") / "published.toml").read_text(encoding="utf-8")
     rows: list[dict[str, str | float]] = tomllib.loads(text)["row"]
     return rows
+
+
+def _measured(model: str, protocol: str, row: Mapping[str, Report]) -> tuple[str, ...]:
+    """A row of results, with a dagger on those that come with warnings."""
+    numbers = {dataset: 100 * report.miou for dataset, report in row.items()}
+    cells = list(_scores(model, protocol, numbers))
+    for place, dataset in enumerate(COLUMNS, 2):
+        if dataset in row and row[dataset].warnings:
+            cells[place] += " †"
+    return tuple(cells)
 
 
 def _scores(model: str, protocol: str, row: Mapping[str, float]) -> tuple[str, ...]:

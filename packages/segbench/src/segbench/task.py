@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from segbench.bank import Averaging, load_templates
+from segbench.bank import Averaging, load_queries, load_templates
 from segbench.datasets import check_spec
 from segbench.errors import FormatError, UsageError, unknown
 from segbench.metrics import ABSENT_RULES, AbsentRule
@@ -111,14 +111,17 @@ class Task:
 
     @property
     def hash(self) -> str:
-        """Sha256 of everything that moves the number, the text of the templates included.
+        """Sha256 of everything that moves the number, the words of names and templates included.
 
-        Where and in which layout a benchmark lies does not.
+        The folder in which a benchmark lies does not.
         """
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         del content["summary"]
-        placed = {"folder", "layout"} if self.dataset["kind"] not in ("folder", "scenes") else set()
+        placed = {"folder"} if self.dataset["kind"] not in ("folder", "scenes") else set()
         content["dataset"] = {k: v for k, v in self.dataset.items() if k not in placed}
+        if "groups" in self.dataset:  # whose order is that of the label ids
+            content["dataset"]["groups"] = list(self.dataset["groups"].items())
+        content["names"] = load_queries(self.names) if self.names else ()
         content["templates"] = load_templates(self.templates)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -78,8 +78,10 @@ class OnnxSegmenter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the file."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        """SHA-256 of the file and of how it is used."""
+        colours = (self.mean.flatten().tolist(), self.std.flatten().tolist())
+        use = (self.columns, self.size, self.output, colours, self.softmax, self.align_corners)
+        return hashlib.sha256(self.path.read_bytes() + repr(use).encode()).hexdigest()
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """One-hot rows of the classes that prompts name, (n, K) float32.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def fingerprint_of(modules: Mapping[str, nn.Module]) -> str:
-    """SHA-256 over the state dicts of modules.
+    """SHA-256 over the layers and state dicts of modules.
 
     Every tensor goes in with its name, type, shape and bytes, sorted by name, so that neither the
     device nor the order in which a model was built matters.
@@ -18,6 +18,7 @@ def fingerprint_of(modules: Mapping[str, nn.Module]) -> str:
     """
     digest = hashlib.sha256()
     for part, module in sorted(modules.items()):
+        digest.update(repr(module).encode())  # layers without weights, such as QuickGELU, count too
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(_bytes_of(tensor))
