@@ -69,8 +69,8 @@ def test_integration_imports_public_names_only() -> None:
 
 def test_a_breach_is_seen() -> None:
     assert below_the_top("from groupvit.texts import Texts") == ["groupvit.texts"]
-    assert below_the_top("import segbench.task as t") == ["segbench.task"]
+    assert below_the_top("import segbench.protocols.task as t") == ["segbench.protocols.task"]
     assert below_the_top("from groupvit import GroupViT\nimport torch.nn") == []
     assert of_others("def f():\n    from segbench import Task", "groupvit") == ["segbench"]
     assert of_others("import integration.stage", "segbench") == ["integration.stage"]
-    assert of_others("from segbench.task import Task", "segbench") == []
+    assert of_others("from segbench.protocols.task import Task", "segbench") == []

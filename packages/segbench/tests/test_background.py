@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from segbench import Task
-from segbench.background import add_threshold_channel
-from segbench.background import decide as decide_queries
+from segbench.protocols.background import add_threshold_channel
+from segbench.protocols.background import decide as decide_queries
 
 
 def task(**choices: Any) -> Task:

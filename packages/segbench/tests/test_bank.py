@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segbench import FormatError, UsageError, build_bank, load_names, load_task, load_templates
-from segbench.bank import clean_name, fill_template, list_sets
+from segbench.words import clean_name, fill_template, list_sets
 
 ROWS = {"a cat": [3.0, 0.0], "cat!": [0.0, 1.0], "a dog": [0.0, 2.0], "dog!": [0.0, 5.0]}
 

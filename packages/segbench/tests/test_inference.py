@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segbench.inference import (
+from segbench.protocols.inference import (
     merge_windows,
     resize_argmax,
     resize_image,

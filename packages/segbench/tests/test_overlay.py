@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segbench import overlay, palette, strip
-from segbench.overlay import blend
+from segbench.results.overlay import blend
 
 PHOTO = np.full((40, 30, 3), 100, dtype=np.uint8)
 

@@ -8,7 +8,7 @@ import pytest
 
 import segbench
 from segbench import Segmenter, evaluate, list_tasks, load_task, open_dataset
-from segbench.task import _stems
+from segbench.protocols.task import _stems
 
 
 def test_all_is_sorted_complete_and_importable() -> None:

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage  # type: ignore[import-untyped]  # it has no types
 
-from segbench.boundary import (
+from segbench.metrics.boundary import (
     BoundaryCounts,
     band_width_px,
     boundary_band,
     count_bands,
 )
-from segbench.interval import resampled_miou
-from segbench.metrics import ABSENT_RULES, Areas, check_label_maps
+from segbench.metrics.confusion import ABSENT_RULES, Areas, check_label_maps
+from segbench.metrics.interval import resampled_miou
 
 Map = npt.NDArray[np.integer[Any]]
 

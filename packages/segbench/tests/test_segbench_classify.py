@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 
 from segbench import DataMissingError, FormatError, build_bank, load_names
-from segbench.classify import (
+from segbench.metrics.classification import (
     ClassificationCounts,
     Classifier,
     bootstrap_share,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from segbench import DataMissingError
 from segbench.datasets.benchmarks import BENCHMARKS
-from segbench.doctor import Finding, examine, render
+from segbench.datasets.doctor import Finding, examine, render
 
 COUNT = 12  # images of a miniature, enough for claims about values that are absent
 
@@ -95,7 +95,7 @@ def test_a_complete_data_set_has_no_problem(
         for b in BENCHMARKS
         if b.name == "voc21"
     ]
-    monkeypatch.setattr("segbench.doctor.BENCHMARKS", mini)
+    monkeypatch.setattr("segbench.datasets.doctor.BENCHMARKS", mini)
     (finding,) = examine(tmp_path)
     assert finding.problems == ()
     assert "1 found, 0 with something wrong" in render([finding], tmp_path)

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from segbench import Report, Segmenter, UsageError, evaluate, load_task, open_dataset
-from segbench.boundary import BoundaryCounts
 from segbench.cli import main
-from segbench.mask_accuracy import MaskAccuracy, Regions
+from segbench.metrics.boundary import BoundaryCounts
+from segbench.metrics.mask_accuracy import MaskAccuracy, Regions
 
 BOTH = ("mask_acc", "boundary")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segbench.errors import FormatError, UsageError
-from segbench.journal import Entry, Journal
+from segbench.running.journal import Entry, Journal
 
 WHAT = {"task": "abc", "model": {"name": "m"}, "data": {"images": 3}}
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage  # type: ignore[import-untyped]  # it has no types
 
-from segbench.mask_accuracy import MaskAccuracy, Regions, connected_components, pool, vote
+from segbench.metrics.mask_accuracy import MaskAccuracy, Regions, connected_components, pool, vote
 
 Map = npt.NDArray[np.integer[Any]]
 

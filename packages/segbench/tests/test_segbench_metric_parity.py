@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segbench import ConfusionMatrix, PerImageCounts, count_pairs
-from segbench.boundary import BoundaryCounts
-from segbench.metrics import ABSENT_RULES, AbsentRule
+from segbench.metrics.boundary import BoundaryCounts
+from segbench.metrics.confusion import ABSENT_RULES, AbsentRule
 
 torchmetrics = pytest.importorskip(
     "torchmetrics.classification", reason="parity with torchmetrics needs torchmetrics"

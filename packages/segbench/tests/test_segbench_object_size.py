@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segbench import PerImageCounts, count_pairs
-from segbench.boundary import BoundaryCounts
-from segbench.object_size import (
+from segbench.metrics.boundary import BoundaryCounts
+from segbench.metrics.object_size import (
     ImageNetSCounts,
     areas_by_size,
     f_measure,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from segbench import FormatError, Report, Segmenter, UsageError, evaluate, score_folder
-from segbench.journal import Journal
+from segbench.running.journal import Journal
 
 SCRIPT = Path(__file__).with_name("resume_script.py")
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from segbench import DataMissingError, Example, FormatError, score_folder
-from segbench.saved import open_predictions
+from segbench.running.saved import open_predictions
 
 LABELS = np.array([[0, 1, 2], [300, 2, 1]], np.int32)
 EXAMPLE = Example("city/a", np.zeros((2, 3, 3), np.uint8), LABELS)

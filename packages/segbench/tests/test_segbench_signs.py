@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from segbench.datasets.doctor import Finding, examine
 from segbench.datasets.signs import COCO_UNUSED, value_problems
-from segbench.doctor import Finding, examine
 
 COUNT = 12  # images of a miniature, enough for claims about values that are absent
 

@@ -10,7 +10,7 @@ import pytest
 
 from segbench import Report, Segmenter, benchmark_table, detail_table, evaluate
 from segbench.cli import main
-from segbench.tables import COLUMNS, Table, published_rows
+from segbench.results.tables import COLUMNS, Table, published_rows
 
 
 @pytest.fixture

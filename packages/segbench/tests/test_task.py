@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from segbench import FormatError, Task, UsageError, list_tasks, load_task, load_templates
-from segbench.task import combine, parse_task
+from segbench.protocols.task import combine, parse_task
 
 SCENES = '[dataset]\nkind = "scenes"\n'
 
@@ -129,7 +129,7 @@ def test_where_a_benchmark_lies_does_not_move_its_number() -> None:
 def test_words_of_names_and_the_order_of_groups_count(monkeypatch: pytest.MonkeyPatch) -> None:
     task = load_task("voc21@groupvit")
     before = task.hash
-    monkeypatch.setattr("segbench.task.load_queries", lambda _: (("other",),))
+    monkeypatch.setattr("segbench.protocols.task.load_queries", lambda _: (("other",),))
     assert task.hash != before
     grouped = load_task("coco128_voc21@whole")
     groups = dict(reversed(list(grouped.dataset["groups"].items())))

@@ -1,14 +1,5 @@
 """Zero-shot segmentation benchmarks whose numbers can be trusted and compared."""
 
-from segbench.bank import build_bank, load_names, load_templates
-from segbench.boundary import BoundaryCounts
-from segbench.classify import (
-    ClassificationCounts,
-    ClassificationReport,
-    Classifier,
-    evaluate_classification,
-)
-from segbench.compare import Comparison, compare
 from segbench.datasets import (
     BenchmarkDataset,
     Example,
@@ -18,6 +9,7 @@ from segbench.datasets import (
     SegmentationDataset,
     open_dataset,
 )
+from segbench.datasets.doctor import Finding, examine
 from segbench.datasets.scenes import (
     CaptionGap,
     CaptionRates,
@@ -26,7 +18,6 @@ from segbench.datasets.scenes import (
     caption_gap,
     write_pairs,
 )
-from segbench.doctor import Finding, examine
 from segbench.errors import (
     DataMissingError,
     FormatError,
@@ -35,21 +26,31 @@ from segbench.errors import (
     UnreadableImageError,
     UsageError,
 )
-from segbench.evaluate import evaluate, score_folder
-from segbench.interval import Interval, bootstrap, paired_difference
-from segbench.mask_accuracy import MaskAccuracy, Regions
-from segbench.metrics import ConfusionMatrix, count_pairs
-from segbench.object_size import ImageNetSCounts
-from segbench.overlay import overlay, palette, strip
+from segbench.metrics.boundary import BoundaryCounts
+from segbench.metrics.classification import (
+    ClassificationCounts,
+    ClassificationReport,
+    Classifier,
+    evaluate_classification,
+)
+from segbench.metrics.confusion import ConfusionMatrix, count_pairs
+from segbench.metrics.interval import Interval, bootstrap, paired_difference
+from segbench.metrics.mask_accuracy import MaskAccuracy, Regions
+from segbench.metrics.object_size import ImageNetSCounts
+from segbench.metrics.per_image import PerImageCounts
 from segbench.page import write_page
-from segbench.per_image import PerImageCounts
-from segbench.predict import Queries, predict_labels, task_bank, task_queries
-from segbench.ranks import joined
-from segbench.report import Report
+from segbench.protocols.bank import build_bank
+from segbench.protocols.predict import Queries, predict_labels, task_bank, task_queries
+from segbench.protocols.task import Task, list_tasks, load_task
+from segbench.results.compare import Comparison, compare
+from segbench.results.overlay import overlay, palette, strip
+from segbench.results.report import Report
+from segbench.results.tables import Table, benchmark_table, detail_table
+from segbench.running.evaluate import evaluate, score_folder
+from segbench.running.ranks import joined
+from segbench.running.sweep import Sweep, sweep
 from segbench.segmenter import Segmenter
-from segbench.sweep import Sweep, sweep
-from segbench.tables import Table, benchmark_table, detail_table
-from segbench.task import Task, list_tasks, load_task
+from segbench.words import load_names, load_templates
 
 __version__ = "0.1.0"
 

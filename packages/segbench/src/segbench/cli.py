@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from jsonargparse import auto_cli
 
-from segbench.bank import list_sets
-from segbench.compare import compare as compare_reports
-from segbench.doctor import examine, render
+from segbench.datasets.doctor import examine, render
 from segbench.errors import DataMissingError, IncompleteError, SegbenchError, UsageError
-from segbench.evaluate import evaluate, score_folder
 from segbench.models import ALIASES
 from segbench.page import write_page
-from segbench.ranks import joined, rank_and_world
-from segbench.report import Report
+from segbench.protocols.task import list_tasks, load_task
+from segbench.results.compare import compare as compare_reports
+from segbench.results.report import Report
+from segbench.results.tables import Format, benchmark_table, detail_table
+from segbench.running.evaluate import evaluate, score_folder
+from segbench.running.ranks import joined, rank_and_world
+from segbench.running.sweep import sweep as sweep_values
 from segbench.segmenter import Segmenter
-from segbench.sweep import sweep as sweep_values
-from segbench.tables import Format, benchmark_table, detail_table
-from segbench.task import list_tasks, load_task
+from segbench.words import list_sets
 
 
 def ls(what: Literal["tasks", "models", "prompts", "names"]) -> None:

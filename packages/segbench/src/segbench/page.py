@@ -11,11 +11,11 @@ import numpy as np
 from segbench.datasets import Example, SegmentationDataset, open_dataset
 from segbench.errors import DataMissingError, UnreadableImageError, UsageError
 from segbench.files import write_atomically
-from segbench.overlay import strip
-from segbench.report import Report
-from segbench.run import PREDICTIONS
-from segbench.saved import read_prediction
-from segbench.task import Task, load_task
+from segbench.protocols.task import Task, load_task
+from segbench.results.overlay import strip
+from segbench.results.report import Report
+from segbench.running.run import PREDICTIONS
+from segbench.running.saved import read_prediction
 
 PAGE = "page.html"
 STYLE = """

@@ -9,12 +9,12 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from segbench.bank import load_names
 from segbench.datasets.example import Example
 from segbench.datasets.layout import Entry, Layout, Stock
 from segbench.datasets.lookup import UNKNOWN
 from segbench.datasets.pictures import read_image
 from segbench.errors import DataMissingError, FormatError, UsageError, unknown
+from segbench.words import load_names
 
 log = logging.getLogger(__name__)
 

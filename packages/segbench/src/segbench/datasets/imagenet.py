@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from segbench.bank import load_names
 from segbench.datasets.benchmark import ROOTS
 from segbench.datasets.imagenet_truth import find_truth, read_truth
 from segbench.datasets.layout import by_id, index_files
@@ -26,6 +25,7 @@ from segbench.errors import (
     UsageError,
     unknown,
 )
+from segbench.words import load_names
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segbench.inference import resize_image
 from segbench.models.last_block import LastLayer
 from segbench.models.open_clip_model import OpenClip
 from segbench.models.vit import ClipViT
 from segbench.models.weights import fingerprint_of
+from segbench.protocols.inference import resize_image
 
 
 class DenseClip:

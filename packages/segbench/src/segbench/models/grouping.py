@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segbench.inference import resize_image, resize_scores
 from segbench.models.optional import needed
 from segbench.models.vit import patch_grid
 from segbench.models.weights import fingerprint_of, one_line, title
+from segbench.protocols.inference import resize_image, resize_scores
 
 Normalisation = Literal["imagenet", "clip"]
 """imagenet: as GroupViT was trained and evaluated. clip: what Hugging Face's processor applies."""

@@ -5,7 +5,7 @@ import re
 from functools import lru_cache
 from importlib.resources import files
 
-from segbench.bank import NAME_SLOT, list_sets
+from segbench.words import NAME_SLOT, list_sets
 
 _ARTICLE = re.escape("{article}")
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segbench.errors import unknown
-from segbench.inference import resize_image
 from segbench.models.named import names_in
 from segbench.models.optional import needed
 from segbench.models.weights import one_line, title
+from segbench.protocols.inference import resize_image
 
 
 class OnnxSegmenter:

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segbench.inference import resize_image
 from segbench.models.open_clip_model import RANDOM
 from segbench.models.optional import needed
 from segbench.models.vit import LastBlock, Seen, patch_grid
 from segbench.models.weights import one_line
+from segbench.protocols.inference import resize_image
 
 
 class PatchBackbone:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segbench.inference import resize_image
+from segbench.protocols.inference import resize_image
 
 
 @dataclass(frozen=True, kw_only=True)

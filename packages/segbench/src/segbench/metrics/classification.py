@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from segbench.errors import DataMissingError, FormatError
-from segbench.interval import LEVEL, RESAMPLES, Interval
-from segbench.metrics import FloatArray, IntArray
+from segbench.metrics.confusion import FloatArray, IntArray
+from segbench.metrics.interval import LEVEL, RESAMPLES, Interval
 
 LabelledImage: TypeAlias = tuple[str, npt.NDArray[np.uint8], int]
 """id, unique in the data set; (H, W, 3) RGB; label in [0, K)."""

@@ -5,8 +5,8 @@ from typing import Self
 
 import numpy as np
 
-from segbench.boundary import RATIO_IMAGENET_S, BoundaryCounts
-from segbench.metrics import (
+from segbench.metrics.boundary import RATIO_IMAGENET_S, BoundaryCounts
+from segbench.metrics.confusion import (
     AbsentRule,
     Areas,
     ConfusionMatrix,
@@ -14,7 +14,7 @@ from segbench.metrics import (
     LabelMap,
     check_label_maps,
 )
-from segbench.per_image import PerImageCounts
+from segbench.metrics.per_image import PerImageCounts
 
 SIZES = ("s", "ms", "ml", "l")
 """Small, medium small, medium large, large."""

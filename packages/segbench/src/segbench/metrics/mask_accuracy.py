@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from segbench.boundary import BoolArray
-from segbench.metrics import FloatArray, IntArray, LabelMap, check_label_maps
+from segbench.metrics.boundary import BoolArray
+from segbench.metrics.confusion import FloatArray, IntArray, LabelMap, check_label_maps
 
 RegionKind = Literal["class", "component", "given"]
 """class: all pixels of a class in an image; component: one 8-connected part of them; given: a mask

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segbench.background import add_threshold_channel, decide
-from segbench.bank import build_bank, clean_name, load_queries, load_templates
-from segbench.bank_cache import cached_bank
 from segbench.errors import FormatError
-from segbench.inference import merge_windows, resize_image, resized_size
+from segbench.protocols.background import add_threshold_channel, decide
+from segbench.protocols.bank import build_bank
+from segbench.protocols.bank_cache import cached_bank
+from segbench.protocols.inference import merge_windows, resize_image, resized_size
+from segbench.protocols.task import Task
 from segbench.segmenter import Segmenter
-from segbench.task import Task
+from segbench.words import clean_name, load_queries, load_templates
 
 
 class Queries(NamedTuple):

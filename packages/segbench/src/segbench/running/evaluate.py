@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from segbench.datasets import Example, open_dataset
-from segbench.extras import check_extras
-from segbench.predict import predict_labels, task_bank
-from segbench.report import Report
-from segbench.run import Run, existing, finish
-from segbench.saved import open_predictions
+from segbench.metrics.extras import check_extras
+from segbench.protocols.predict import predict_labels, task_bank
+from segbench.protocols.task import Task, load_task
+from segbench.results.report import Report
+from segbench.running.run import Run, existing, finish
+from segbench.running.saved import open_predictions
 from segbench.segmenter import Segmenter, identity_of
-from segbench.task import Task, load_task
 
 
 def evaluate(  # noqa: PLR0913  # every option of the command
@@ -45,7 +45,7 @@ def evaluate(  # noqa: PLR0913  # every option of the command
             written when left out. `results.json` appears last, so where it is, all is.
         limit: score the first images only; recorded as a warning in the results.
         device: where tensors are made.
-        metrics: of `segbench.extras`, beside those of the confusion matrix.
+        metrics: of `segbench.metrics.extras`, beside those of the confusion matrix.
         overlays: draw this many of the first images.
         save_pred: write the label map of every image to `OUT/predictions/<image id>.png`.
         bank_cache: folder that keeps text banks, for segmenters with a `fingerprint`.
@@ -107,13 +107,13 @@ def score_folder(
 
     Args:
         predictions: folder with a label map for every image id at the resolution of the labels, or
-            a JSON file of run lengths (`segbench.saved`); any value where the label is ignored. Its
-            name becomes the model's name.
+            a JSON file of run lengths (`segbench.running.saved`); any value where the label is
+            ignored. Its name becomes the model's name.
         task: a task, its id, or the path of a task file.
         root: folder with the data; procedural data needs none.
         out: folder for the results, as in `evaluate`; nothing is written when left out.
         limit: score the first images only; recorded as a warning in the results.
-        metrics: of `segbench.extras`, beside those of the confusion matrix.
+        metrics: of `segbench.metrics.extras`, beside those of the confusion matrix.
         overlays: draw this many of the first images.
         overwrite: start again although `out` holds results or a journal.
 

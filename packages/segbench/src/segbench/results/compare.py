@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from segbench.errors import UsageError
-from segbench.interval import Interval, paired_difference
-from segbench.metrics import AbsentRule, Areas
-from segbench.report import Report
+from segbench.metrics.confusion import AbsentRule, Areas
+from segbench.metrics.interval import Interval, paired_difference
+from segbench.results.report import Report
 
 _SEED = 0  # of the bootstrap: the same reports give the same interval
 

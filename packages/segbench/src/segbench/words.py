@@ -1,23 +1,14 @@
-"""Text banks: one unit row a class, from names, templates and an averaging order."""
+"""Class names and prompt templates that come with the package."""
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from segbench.errors import FormatError, UsageError, unknown
 
-Averaging = Literal["normalise_mean_normalise", "mean_then_normalise"]
-"""normalise_mean_normalise: CLIP's notebook, MaskCLIP, SCLIP, PixelCLIP.
-mean_then_normalise: GroupViT, CoCu, TCL, whose text encoders return raw projections."""
-
 NAME_SLOT = re.compile(r"\{(?:c|category)?\}")
-_BATCH = 256  # prompts encoded at a time
 
 
 def load_templates(name: str) -> tuple[str, ...]:
@@ -111,69 +102,3 @@ def clean_name(name: str, suffixes: Sequence[str]) -> str:
         if suffix and name != suffix and name.endswith(suffix):
             return clean_name(name.removesuffix(suffix), suffixes)
     return name
-
-
-@torch.inference_mode()
-def build_bank(
-    encode_text: Callable[[Sequence[str]], Tensor],
-    names: Sequence[str],
-    templates: Sequence[str],
-    averaging: Averaging = "normalise_mean_normalise",
-    *,
-    split_synonyms: bool = False,
-) -> Tensor:
-    """Embed class names as unit rows.
-
-    With e[s, t] the embedding of synonym s under template t and |x| = x / norm(x):
-
-        normalise_mean_normalise    | mean over t of | mean over s of |e[s, t]| | |
-        mean_then_normalise         | mean over t and s of e[s, t] |
-
-    The two are not equal: the second lets long embeddings weigh more.
-
-    Args:
-        encode_text: n prompts -> (n, D) raw embeddings.
-        names: K class names.
-        templates: at least one, each with a slot for the name.
-        averaging: which of the two orders.
-        split_synonyms: split a name on ", " into synonyms.
-
-    Returns:
-        (K, D) float32 unit rows on the encoder's device.
-
-    Raises:
-        ValueError: no name, no template, unknown order, or an embedding that is zero or not finite.
-        FormatError: a template without a slot.
-    """
-    if not names or not templates:
-        raise ValueError(f"a bank needs names and templates, got {len(names)} and {len(templates)}")
-    synonyms = [name.split(", ") if split_synonyms else [name] for name in names]
-    prompts = [fill_template(t, s) for group in synonyms for t in templates for s in group]
-    rows = _encode(encode_text, prompts)  # (n, D), by class, then template, then synonym
-    sizes = [len(templates) * len(group) for group in synonyms]
-    blocks = torch.split(rows, sizes)  # K of (T * S, D)
-    means = [
-        _average(block.view(len(templates), -1, block.shape[1]), averaging) for block in blocks
-    ]
-    return torch.stack(means)  # (K, D)
-
-
-def _encode(encode_text: Callable[[Sequence[str]], Tensor], prompts: Sequence[str]) -> Tensor:
-    batches = [prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH)]
-    rows = torch.cat([encode_text(batch).float() for batch in batches])  # (n, D)
-    if rows.ndim != 2 or len(rows) != len(prompts):
-        raise ValueError(f"encode_text of {len(prompts)} prompts gave {tuple(rows.shape)}")
-    norms = rows.norm(dim=1)  # (n,)
-    if not bool((norms.isfinite() & (norms > 0)).all()):
-        raise ValueError("encode_text gave an embedding that is zero or not finite")
-    return rows
-
-
-def _average(block: Tensor, averaging: Averaging) -> Tensor:
-    """(T, S, D) embeddings of one class -> (D,) unit row."""
-    if averaging == "mean_then_normalise":
-        return F.normalize(block.mean(dim=(0, 1)), dim=0)
-    if averaging == "normalise_mean_normalise":
-        by_template = F.normalize(F.normalize(block, dim=2).mean(dim=1), dim=1)  # (T, D)
-        return F.normalize(by_template.mean(dim=0), dim=0)
-    raise ValueError(f"averaging must be one of {Averaging}, got {averaging!r}")

@@ -9,8 +9,8 @@ softmax_floor   background where the winner's probability is low (SCLIP, NACLIP)
 import torch
 from torch import Tensor
 
-from segbench.inference import resize_argmax, resize_scores
-from segbench.task import Task
+from segbench.protocols.inference import resize_argmax, resize_scores
+from segbench.protocols.task import Task
 
 
 def add_threshold_channel(scores: Tensor, threshold: float, label: int = 0) -> Tensor:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segbench.metrics import AbsentRule, Areas, FloatArray
-from segbench.per_image import PerImageCounts
+from segbench.metrics.confusion import AbsentRule, Areas, FloatArray
+from segbench.metrics.per_image import PerImageCounts
 
 RESAMPLES = 1000
 LEVEL = 0.95

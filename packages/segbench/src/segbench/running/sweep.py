@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segbench.background import add_threshold_channel, decide, rank
 from segbench.datasets import Example, open_dataset
 from segbench.errors import UsageError
 from segbench.files import write_atomically
-from segbench.journal import Journal
-from segbench.metrics import ConfusionMatrix, IntArray, count_pairs
-from segbench.predict import (
+from segbench.metrics.confusion import ConfusionMatrix, IntArray, count_pairs
+from segbench.protocols.background import add_threshold_channel, decide, rank
+from segbench.protocols.predict import (
     checked_scores,
     enlarged,
     merged_scores,
@@ -29,11 +28,12 @@ from segbench.predict import (
     task_bank,
     task_queries,
 )
-from segbench.ranks import rank_and_world, wait_for_all
-from segbench.report import without_nan
-from segbench.run import JOURNAL, Run, count_all, existing, scored, unread
+from segbench.protocols.task import Task, load_task
+from segbench.results.report import without_nan
+from segbench.running.journal import Journal
+from segbench.running.ranks import rank_and_world, wait_for_all
+from segbench.running.run import JOURNAL, Run, count_all, existing, scored, unread
 from segbench.segmenter import Segmenter, identity_of
-from segbench.task import Task, load_task
 
 Score: TypeAlias = Callable[[Tensor], Tensor]
 """A (3, y, x) window -> (Q, h, w) scores."""

@@ -19,7 +19,7 @@ from typing import Any, Self, TextIO
 import numpy as np
 
 from segbench.errors import FormatError, UsageError
-from segbench.metrics import IntArray
+from segbench.metrics.confusion import IntArray
 
 KIND = "segbench-journal"
 VERSION = 1

@@ -14,24 +14,24 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from segbench.bank import load_templates
 from segbench.datasets import Example, SegmentationDataset
 from segbench.errors import DataMissingError, FormatError, UnreadableImageError, UsageError
-from segbench.extras import (
+from segbench.metrics.confusion import IntArray, count_pairs
+from segbench.metrics.extras import (
     ExtraName,
     count_extras,
     definitions,
     extra_figures,
     extras_size,
 )
-from segbench.journal import Entry, Journal
-from segbench.metrics import IntArray, count_pairs
-from segbench.overlay import strip
-from segbench.per_image import PerImageCounts
-from segbench.predict import task_queries
-from segbench.ranks import rank_and_world, wait_for_all
-from segbench.report import Report, environment, summarise
-from segbench.task import Task
+from segbench.metrics.per_image import PerImageCounts
+from segbench.protocols.predict import task_queries
+from segbench.protocols.task import Task
+from segbench.results.overlay import strip
+from segbench.results.report import Report, environment, summarise
+from segbench.running.journal import Entry, Journal
+from segbench.running.ranks import rank_and_world, wait_for_all
+from segbench.words import load_templates
 
 Predict: TypeAlias = Callable[[Example], Tensor]
 """An example -> (H, W) integer label ids."""

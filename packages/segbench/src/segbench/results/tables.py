@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from segbench.report import Report
+from segbench.results.report import Report
 
 Format = Literal["markdown", "latex", "csv"]
 
@@ -120,7 +120,7 @@ def benchmark_table(reports: Iterable[Report], *, published: bool = False) -> Ta
 
 def published_rows() -> list[dict[str, str | float]]:
     """What others have printed: model, source, protocol, and mIoU in percent by data set."""
-    text = (files("segbench") / "published.toml").read_text(encoding="utf-8")
+    text = (files("segbench") / "results" / "published.toml").read_text(encoding="utf-8")
     rows: list[dict[str, str | float]] = tomllib.loads(text)["row"]
     return rows
 

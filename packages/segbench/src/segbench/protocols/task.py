@@ -10,10 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from segbench.bank import Averaging, load_queries, load_templates
 from segbench.datasets import check_spec
 from segbench.errors import FormatError, UsageError, unknown
-from segbench.metrics import ABSENT_RULES, AbsentRule
+from segbench.metrics.confusion import ABSENT_RULES, AbsentRule
+from segbench.protocols.bank import Averaging
+from segbench.words import load_queries, load_templates
 
 BackgroundName = Literal["none", "threshold", "constant", "softmax_floor"]
 
@@ -58,7 +59,7 @@ class Task:
     """Step between windows, at most `window_px`."""
 
     background: BackgroundName = "none"
-    """How a pixel becomes background (`segbench.background`)."""
+    """How a pixel becomes background (`segbench.protocols.background`)."""
 
     background_value: float = 0.0
     """Threshold, constant or floor of the background policy."""
@@ -90,7 +91,7 @@ class Task:
     """Template set in `prompts/`, with `:set` if need be, such as `groupvit_simple:subset`."""
 
     averaging: Averaging = "normalise_mean_normalise"
-    """Order in which prompt embeddings are averaged and normalised (`segbench.bank`)."""
+    """Order in which prompt embeddings are averaged and normalised (`segbench.protocols.bank`)."""
 
     split_synonyms: bool = False
     """Treat a name such as "bed, cot" as two synonyms that are averaged."""

@@ -18,9 +18,9 @@ import torch
 
 from segbench.errors import FormatError
 from segbench.files import write_atomically
-from segbench.interval import Interval, bootstrap
-from segbench.metrics import ABSENT_RULES, AbsentRule, ConfusionMatrix
-from segbench.per_image import PerImageCounts
+from segbench.metrics.confusion import ABSENT_RULES, AbsentRule, ConfusionMatrix
+from segbench.metrics.interval import Interval, bootstrap
+from segbench.metrics.per_image import PerImageCounts
 
 KIND = "segbench-results"
 SCHEMA_VERSION = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segbench.errors import FormatError
-from segbench.metrics import AbsentRule, Areas, IntArray
+from segbench.metrics.confusion import AbsentRule, Areas, IntArray
 
 VERSION = 1
 KIND = "segbench-per-image"

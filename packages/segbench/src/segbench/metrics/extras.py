@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from segbench.boundary import RATIO, count_bands
 from segbench.errors import UsageError, unknown
-from segbench.mask_accuracy import MaskAccuracy, Regions
-from segbench.metrics import AbsentRule, Areas, IntArray
+from segbench.metrics.boundary import RATIO, count_bands
+from segbench.metrics.confusion import AbsentRule, Areas, IntArray
+from segbench.metrics.mask_accuracy import MaskAccuracy, Regions
 
 ExtraName = Literal["boundary", "mask_acc"]
 """boundary: boundary IoU of every class (arXiv:2103.16562); mask_acc: share of the classes of an

@@ -7,7 +7,7 @@ from typing import Literal, Self, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from segbench.metrics import (
+from segbench.metrics.confusion import (
     AbsentRule,
     Areas,
     FloatArray,
@@ -148,7 +148,7 @@ class BoundaryCounts:
 
     Not comparable with detectron2's number, which erodes the label map itself. The
     arrays add up in any order. `update` returns what one image adds; images stacked to (I, K) are
-    what `segbench.interval.resampled_miou` takes.
+    what `segbench.metrics.interval.resampled_miou` takes.
 
     Args:
         classes: K.

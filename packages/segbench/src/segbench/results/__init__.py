@@ -1,0 +1,1 @@
+"""What an evaluation found: files, tables, comparisons, pictures."""

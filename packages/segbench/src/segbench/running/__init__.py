@@ -1,0 +1,1 @@
+"""Evaluations: image by image, journalled, resumed, over several processes."""
