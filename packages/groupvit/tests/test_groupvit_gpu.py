@@ -43,7 +43,7 @@ def step(model: GroupViT, device: torch.device, *, half: bool) -> tuple[Tensor, 
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         losses = model(images, Texts.of(ids).to(device), step_noise(3, 5, device=device))
     sum(losses.values()).backward()
-    grads = [p.grad.float().cpu() for p in model.parameters() if p.grad is not None]
+    grads = [p.grad.float().cpu().clone() for p in model.parameters() if p.grad is not None]
     return torch.stack(list(losses.values())).detach().cpu(), grads
 
 

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segbench import Task
-from segbench.protocols.background import add_threshold_channel
+from segbench.protocols.background import add_threshold_channel, rank
 from segbench.protocols.background import decide as decide_queries
+from segbench.protocols.inference import WindowScores, windows
 
 
 def task(**choices: Any) -> Task:
@@ -72,6 +74,48 @@ def test_softmax_floor_by_hand() -> None:
     assert decide(scores, (1, 2), floor).tolist() == [[1, 0]]
     scaled = task(background="softmax_floor", background_value=0.58, background_scale=2.0)
     assert decide(scores, (1, 2), scaled).tolist() == [[1, 1]]
+
+
+POLICIES: list[dict[str, Any]] = [
+    {"background": "none"},
+    {"background": "threshold"},
+    {"background": "constant", "background_value": 0.3},
+    {"background": "softmax_floor", "background_value": 0.12, "background_scale": 2.0},
+    {
+        "background": "softmax_floor",
+        "background_value": 0.3,
+        "background_queries": True,
+        "area_floor": 0.01,
+    },
+]
+
+
+@pytest.mark.parametrize("choices", POLICIES, ids=str)
+def test_windows_are_decided_as_the_scores_they_merge_into(choices: dict[str, Any]) -> None:
+    """171 queries, more than are held at once, and eager softmax of all of them."""
+    chosen, names = task(**choices), 171
+    places = tuple(windows(100, 170, 90, 40))
+    scores = torch.randn(len(places), names, 6, 6, generator=torch.Generator().manual_seed(0))
+    scores[:, ::3] *= 3  # some are often the best, the others never
+    small, size = WindowScores(scores, places, (100, 170)), (120, 160)
+    merged = small.merged()
+    owners = torch.arange(names) % 40
+    got = decide_queries(small, size, chosen, owners)
+    assert torch.equal(got, decide_queries(merged, size, chosen, owners))
+    full = F.interpolate(merged[None], size, mode="bilinear")[0]  # (K, H, W)
+    if choices["background"] == "softmax_floor":
+        sure, labels, _ = rank(small, size, chosen, owners)
+        likely = (full * chosen.background_scale).softmax(dim=0)
+        if not chosen.area_floor:
+            assert torch.equal(labels, owners[full.argmax(dim=0)])
+            torch.testing.assert_close(sure, likely.amax(dim=0), rtol=1e-5, atol=0)
+        assert bool((got == 0).any()) and bool((got > 0).any())
+    else:
+        best, winner = full.max(dim=0)
+        want = winner if choices["background"] == "threshold" else owners[winner]
+        if choices["background"] == "constant":
+            want = torch.where(best > 0.3, want, torch.where(best == 0.3, want.clamp(max=0), 0))
+        assert torch.equal(got, want)
 
 
 def test_none_never_gives_background() -> None:

@@ -161,7 +161,7 @@ def test_a_run_that_dies_while_overwriting_never_mixes_two_runs(
     out = tmp_path / "out"
     run(painted, mini_task, mini, out=out)
     with monkeypatch.context() as patch:
-        patch.setattr("segbench.results.report.write_atomically", lambda *_: 1 / 0)
+        patch.setattr("segbench.results.stored.write_atomically", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(painted, mini_task, mini, out=out, overwrite=True)
     assert not (out / "results.json").exists()

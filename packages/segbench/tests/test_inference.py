@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segbench.protocols.inference import (
+    WindowScores,
     merge_windows,
     resize_argmax,
     resize_image,
+    resize_scores,
     resized_size,
+    take_classes,
     windows,
 )
 
@@ -71,21 +74,55 @@ def test_windows_cover_every_pixel_at_full_size(
     assert bool((hits > 0).all())
 
 
+def first_column(window: torch.Tensor) -> torch.Tensor:
+    return window[:1, :1, :1]  # (1, 1, 1): the red of the window's first column
+
+
 def test_merged_windows_average_where_they_overlap() -> None:
     image = torch.zeros(3, 2, 6)
     image[0] = torch.arange(6.0)  # columns 0..5
+    scores = merge_windows(first_column, image, 4, 2)  # windows start at columns 0 and 2
+    assert isinstance(scores, WindowScores)
+    assert scores.merged()[0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(resize_scores(scores, (2, 6))[0], scores.merged()[0])
+    best, winner = resize_argmax(scores, (2, 6))
+    assert best.tolist() == [[0, 0, 1, 1, 2, 2]] * 2 and int(winner.sum()) == 0
 
-    def first_column(window: torch.Tensor) -> torch.Tensor:
-        return window[:1, :1, :1]  # (1, 1, 1): the red of the window's first column
 
-    merged = merge_windows(first_column, image, 4, 2)  # windows start at columns 0 and 2
-    assert merged[0, 0].tolist() == [0, 0, 1, 1, 2, 2]
-    assert torch.equal(merged[0, 0], merged[0, 1])
-
-
-def test_pointwise_scores_survive_merging() -> None:
+def test_scores_as_large_as_the_image_are_merged_at_once() -> None:
     image = torch.rand(3, 17, 23, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(merge_windows(lambda w: w, image, 8, 5), image)
+    merged = merge_windows(lambda w: w, image, 8, 5)
+    assert isinstance(merged, torch.Tensor)  # each window keeps its pixels, which overlap
+    torch.testing.assert_close(merged, image)
+
+
+def test_windows_of_other_resolutions_are_merged_at_once() -> None:
+    image, sizes = torch.rand(3, 16, 40), iter([(2, 2), (2, 3), (4, 4), (2, 2)])
+    parts = []
+
+    def score(window: torch.Tensor) -> torch.Tensor:
+        parts.append(F.adaptive_avg_pool2d(window, next(sizes)))
+        return parts[-1]
+
+    merged = merge_windows(score, image, 16, 8)
+    assert isinstance(merged, torch.Tensor)
+    total, hits = torch.zeros_like(image), torch.zeros(16, 40)
+    for left, part in zip((0, 8, 16, 24), parts, strict=True):
+        total[:, :, left : left + 16] += F.interpolate(part[None], (16, 16), mode="bilinear")[0]
+        hits[:, left : left + 16] += 1
+    assert torch.equal(merged, total / hits)
+
+
+def test_classes_are_taken_from_maps_and_windows_alike() -> None:
+    scores = merge_windows(lambda w: w[:, ::8, ::8], torch.rand(3, 16, 40), 16, 8)
+    assert isinstance(scores, WindowScores)
+    chosen = torch.tensor([True, False, True])
+    part = take_classes(scores, chosen)
+    assert isinstance(part, WindowScores)
+    assert torch.equal(part.merged(), scores.merged()[[0, 2]])
+    whole = take_classes(scores.merged(), slice(1, 3))
+    assert isinstance(whole, torch.Tensor)
+    assert torch.equal(whole, scores.merged()[1:])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (28, 28), (61, 83)], ids=str)

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from segbench import PerImageCounts, bootstrap, paired_difference
+from segbench.metrics.per_image import sparse
 
 
 def binary(accuracy: np.ndarray, seed: int = 0) -> PerImageCounts:
     """Images of 100 pixels and two classes, of which a share is right."""
     rng = np.random.default_rng(seed)
     right = rng.binomial(50, accuracy[:, None], size=(len(accuracy), 2))  # (I, 2)
-    images = [(f"{i:05d}", np.array([[r, 50 - r], [50 - s, s]])) for i, (r, s) in enumerate(right)]
-    return PerImageCounts.of(2, images)
+    images = [np.array([[r, 50 - r], [50 - s, s]]) for r, s in right]
+    return PerImageCounts.of_sparse(2, [(f"{i:05d}", *sparse(m)) for i, m in enumerate(images)])
 
 
 def test_one_image_has_an_interval_of_no_width() -> None:
@@ -68,7 +69,7 @@ def test_pairing_goes_by_id_not_by_position() -> None:
     pairs = list(zip(counts.ids, range(20), strict=True))[::-1]
     areas = counts.areas()
     dense = [np.array([[a, b - a], [d - c, c]]) for (a, c), (b, d) in zip(areas.tp, areas.gt)]  # noqa: B905  equal by construction
-    turned = PerImageCounts.of(2, [(image_id, dense[i]) for image_id, i in pairs])
+    turned = PerImageCounts.of_sparse(2, [(name, *sparse(dense[i])) for name, i in pairs])
     gap = paired_difference(counts, turned, rng=np.random.default_rng(0))
     assert gap.low == gap.high == 0
 
@@ -76,10 +77,11 @@ def test_pairing_goes_by_id_not_by_position() -> None:
 def test_wrong_input_raises() -> None:
     rng, counts = np.random.default_rng(0), binary(np.full(3, 0.5))
     with pytest.raises(ValueError, match="at least 1 image"):
-        bootstrap(PerImageCounts.of(2, []), rng=rng)
+        bootstrap(PerImageCounts.of_sparse(2, []), rng=rng)
     with pytest.raises(ValueError, match=r"level must be in \(0, 1\), got 95"):
         bootstrap(counts, rng=rng, level=95)
     with pytest.raises(ValueError, match="share no image"):
-        paired_difference(counts, PerImageCounts.of(2, [("z", np.eye(2, dtype=int))]), rng=rng)
+        other = PerImageCounts.of_sparse(2, [("z", *sparse(np.eye(2, dtype=int)))])
+        paired_difference(counts, other, rng=rng)
     with pytest.raises(ValueError, match="share classes, got 2 and 3"):
-        paired_difference(counts, PerImageCounts.of(3, []), rng=rng)
+        paired_difference(counts, PerImageCounts.of_sparse(3, []), rng=rng)

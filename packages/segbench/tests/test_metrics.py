@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.segmentation import MeanIoU
 
 from segbench import ConfusionMatrix, PerImageCounts, count_pairs
+from segbench.metrics.per_image import sparse
 
 TRUTH_A = torch.tensor([[0, 0, 1, 1], [0, 0, 1, -1]])
 FOUND_A = torch.tensor([[0, 0, 1, 2], [0, 1, 1, 3]])
@@ -66,7 +67,8 @@ def test_worked_example_other_scores() -> None:
 
 def test_worked_example_per_image_means() -> None:
     pairs = [("a", TRUTH_A, FOUND_A), ("b", TRUTH_B, FOUND_B)]
-    counts = PerImageCounts.of(4, [(i, count_pairs(t, f, 4).numpy()) for i, t, f in pairs])
+    images = [(i, *sparse(count_pairs(t, f, 4).numpy())) for i, t, f in pairs]
+    counts = PerImageCounts.of_sparse(4, images)
     assert counts.miou_image() == pytest.approx(
         ((3 / 4 + 2 / 4 + 0 / 1) / 3 + (6 / 7 + 1 / 2) / 2) / 2, abs=1e-12
     )

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from segbench import FormatError, PerImageCounts
+from segbench.metrics.per_image import sparse
 
 
 def three_images() -> tuple[list[np.ndarray], PerImageCounts]:
     rng = np.random.default_rng(0)
     dense = [rng.integers(0, 3, (4, 4)) * rng.integers(0, 2, (4, 4)) for _ in range(3)]
-    return dense, PerImageCounts.of(4, zip("xyz", dense, strict=True))
+    return dense, PerImageCounts.of_sparse(
+        4, [(i, *sparse(m)) for i, m in zip("xyz", dense, strict=True)]
+    )
 
 
 def test_totals_and_areas_equal_the_dense_ones() -> None:
@@ -35,7 +38,8 @@ def test_diagnostics_by_hand() -> None:
     first = np.array([[5, 0, 0], [2, 0, 1], [0, 0, 0]])  # true 0 1; predicted 0 2
     second = np.array([[0, 0, 0], [0, 4, 0], [0, 1, 0]])  # true 1 2; predicted 1
     unscored = np.zeros((3, 3), dtype=np.int64)
-    counts = PerImageCounts.of(3, [("a", first), ("b", second), ("c", unscored)])
+    images = {"a": first, "b": second, "c": unscored}
+    counts = PerImageCounts.of_sparse(3, [(name, *sparse(m)) for name, m in images.items()])
     found = counts.diagnostics()
     assert found["distinct_classes"] == 1.5
     assert found["distinct_classes_true"] == 2
@@ -63,7 +67,7 @@ def test_damaged_or_foreign_file_is_named(tmp_path: Path) -> None:
 
 
 def test_no_image_at_all() -> None:
-    counts = PerImageCounts.of(3, [])
+    counts = PerImageCounts.of_sparse(3, [])
     assert counts.total().sum() == 0
     assert np.isnan(counts.miou_image())
     assert np.isnan(counts.diagnostics()["present_recall"])

@@ -1,6 +1,7 @@
 """COCO: Stuff PNG by both rules, converted PNG, and instances from run lengths and polygons."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from segbench import DataMissingError, FormatError, UsageError, open_dataset
 from segbench.datasets import BenchmarkDataset
 from segbench.datasets.coco import CROWD as CROWD_ID
-from segbench.datasets.coco import InstancesLayout, paint_instances
+from segbench.datasets.coco import INSTANCES, paint_instances
 from segbench.datasets.lookup import coco_category
 
 NAME = "000000000139"
@@ -287,7 +288,9 @@ def test_real_instances_equal_the_masks_that_were_made_from_them(real_data: Path
     folder = real_data / "coco_mini"
     if not folder.is_dir():
         pytest.skip(f"no coco_mini in {real_data}")
-    layout = InstancesLayout(images=("images/val",), annotations="annotations/instances_val.json")
+    layout = replace(
+        INSTANCES, images=("images/val",), annotations="annotations/instances_val.json"
+    )
     stock = layout.take_stock(folder, "")
     assert (len(stock.entries), stock.no_image, stock.no_label) == (79, (), ())
     labels = coco_category(CROWD_ID)

@@ -80,10 +80,3 @@ def test_a_journal_of_another_evaluation_is_refused(
     written(tmp_path, 0)
     with pytest.raises(UsageError, match=f"of another evaluation .{told}"):
         Journal(tmp_path, WHAT | other)
-
-
-def test_discard(tmp_path: Path) -> None:
-    written(tmp_path / "journal", 0)
-    Journal.discard(tmp_path / "journal")
-    Journal.discard(tmp_path / "journal")
-    assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from segbench import ConfusionMatrix, PerImageCounts, count_pairs
 from segbench.metrics.boundary import BoundaryCounts
 from segbench.metrics.confusion import ABSENT_RULES, AbsentRule
+from segbench.metrics.per_image import sparse
 
 torchmetrics = pytest.importorskip(
     "torchmetrics.classification", reason="parity with torchmetrics needs torchmetrics"
@@ -246,8 +247,8 @@ def test_worked_example_on_any_shards_in_any_order(shards: int, as_rows: bool) -
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_worked_example_of_means_over_images(order: tuple[int, int]) -> None:
-    images = [(str(i), ConfusionMatrix(4).update(*EXAMPLE[i])) for i in order]
-    counts = PerImageCounts.of(4, images)
+    images = [(str(i), *sparse(ConfusionMatrix(4).update(*EXAMPLE[i]))) for i in order]
+    counts = PerImageCounts.of_sparse(4, images)
     first, second = (3 / 4 + 2 / 4 + 0) / 3, (6 / 7 + 1 / 2) / 2
     assert counts.miou_image() == pytest.approx((first + second) / 2, abs=1e-12)
     assert round(counts.miou_image(), 6) == 0.547619

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from segbench import Classifier
 from segbench.models import DenseClip, clearclip, clip, maskclip, naclip, pixelclip, sclip
 
 PATCH = 8
@@ -131,6 +132,15 @@ def test_fingerprint_is_of_the_weights(folder: Path, made: dict[str, DenseClip])
     assert len({model.name for model in made.values()}) == len(made)
 
 
+def test_fingerprint_tells_quick_gelu_which_is_no_weight(folder: Path) -> None:
+    plain, quick = (clip(model=f"local-dir:{folder}", quick_gelu=each) for each in (False, True))
+    states = [dict(model.clip.model.state_dict()) for model in (plain, quick)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert plain.fingerprint != quick.fingerprint
+    again = clip(model=f"local-dir:{folder}", quick_gelu=True)
+    assert quick.fingerprint == again.fingerprint
+
+
 def test_random_weights_are_those_of_seed_0_and_leave_the_generator() -> None:
     before = torch.get_rng_state()
     first, second = (clip(model="ViT-S-32-alt", pretrained="random") for _ in range(2))
@@ -215,3 +225,30 @@ def test_the_tag_decides_about_quick_gelu(monkeypatch: pytest.MonkeyPatch) -> No
         assert seen["force_quick_gelu"] is wanted
     with pytest.raises(ValueError, match="'laion400m_e32' of 'ViT-B-16-quickgelu'"):
         clip(model="ViT-B-16-quickgelu", pretrained="laion400m_e32")
+
+
+# --- whole images ---
+
+
+@pytest.mark.parametrize("pooling", [{}, {"pool_type": "avg"}, {"final_ln_after_pool": True}])
+def test_the_embedding_of_an_image_is_open_clips(pooling: dict[str, Any], tmp_path: Path) -> None:
+    config: dict[str, Any] = json.loads(json.dumps(CONFIG))
+    config["model_cfg"]["vision_cfg"] |= pooling
+    if "final_ln_after_pool" in pooling:
+        config["model_cfg"]["vision_cfg"]["pool_type"] = "avg"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    model = clip(model=f"local-dir:{tmp_path}", pretrained="random")
+    assert isinstance(model, Classifier) and model.image_px == 32
+    image = noise(32, 32)
+    colours = config["preprocess_cfg"]
+    mean, std = (torch.tensor(colours[key])[:, None, None] for key in ("mean", "std"))
+    with torch.inference_mode():
+        wanted = model.clip.model.encode_image(((image - mean) / std)[None])[0]
+    assert torch.allclose(model.encode_image(image), wanted, atol=1e-5)
+    assert model.encode_image(noise(40, 24)).isfinite().all()  # positions are resized
+
+
+def test_no_method_changes_the_embedding_of_an_image(made: dict[str, DenseClip]) -> None:
+    wanted = made["clip"].encode_image(noise(32, 32))
+    for name in ("maskclip", "sclip", "clearclip", "naclip"):
+        assert torch.equal(made[name].encode_image(noise(32, 32)), wanted), name

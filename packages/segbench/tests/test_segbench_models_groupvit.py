@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, GroupViTConfig, GroupViTModel
 
+from segbench import Classifier
 from segbench.models import GroupViTSegmenter, groupvit
 
 SIDE, PATCH = 4, 8
@@ -184,3 +185,14 @@ def test_missing_weights_are_an_error(folder: Path, tmp_path: Path) -> None:
     peer.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ValueError, match="lacks 9 weights, first text_projection"):
         groupvit(str(tmp_path))
+
+
+def test_the_embedding_of_an_image_is_the_models(model: GroupViTSegmenter) -> None:
+    assert isinstance(model, Classifier)
+    assert model.image_px == SIDE * PATCH
+    image = noise(32, 32)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = ((image - mean[:, None, None]) / std[:, None, None])[None]
+    with torch.inference_mode():
+        wanted = model.model.get_image_features(pixel_values=pixels).pooler_output[0]
+    assert torch.allclose(model.encode_image(image), wanted, atol=1e-5)

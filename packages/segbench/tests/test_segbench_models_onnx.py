@@ -133,6 +133,39 @@ def test_corners_can_be_those_of_the_input(file: str) -> None:
     assert torch.allclose(scores[0, 7], torch.zeros(12))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": 4},
+        {"output": "other"},
+        {"aliases": {"television": "tvmonitor"}},
+        {"mean": [0.5, 0.5, 0.5]},
+        {"std": [0.5, 0.5, 0.5]},
+        {"softmax": True},
+        {"align_corners": True},
+        {"names": NAMES[::-1]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_fingerprint_tells_every_option_that_moves_scores(
+    session: type[FakeSession], file: str, options: dict[str, Any]
+) -> None:
+    session.inputs = [entry("x", "tensor(float)", ["batch", 3, "h", "w"])]
+    session.outputs += [entry("other", "tensor(float)", [1, 4, 2, 2])]
+    usual: dict[str, Any] = {"path": file, "names": NAMES, "size": 8}
+    plain, again, other = (onnx_segmenter(**usual | more) for more in ({}, {}, options))
+    assert plain.fingerprint == again.fingerprint != other.fingerprint
+    Path(file).write_bytes(b"another network")
+    assert plain.fingerprint != _fresh(plain)
+
+
+def _fresh(model: Any) -> str:
+    """The fingerprint of the file as it is now."""
+    del model.fingerprint
+    text: str = model.fingerprint
+    return text
+
+
 @pytest.mark.usefixtures("session")
 def test_every_template_of_the_package_is_read_back(file: str) -> None:
     model = onnx_segmenter(file, NAMES, aliases={"television": "tvmonitor"})

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segbench.models import DenseClip, clearclip, clip, maskclip, naclip, pixelclip, sclip
-from segbench.models.last_block import neighbourhood
+from segbench.models.last_block import PlainClip, neighbourhood
+from segbench.models.vit import ClipViT
 
 WIDTH, HEADS, PATCH, LAYERS, SIDE = 32, 2, 8, 3, 4
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -152,7 +153,7 @@ def expected(model: DenseClip, method: str, image: Tensor, sigma: float = 5.0) -
         "naclip": lambda _, k: soft(k @ k.T + gaussian(sigma)),
     }
     y = attend(norm(x, state, f"{name}.ln_1"), state, f"{name}.attn", rules[method])
-    if method in ("clip", "sclip", "pixelclip"):
+    if method not in ("clearclip", "naclip"):
         y = y + (x[:1] if method == "pixelclip" else x)
         y = y + mlp(norm(y, state, f"{name}.ln_2"), state, f"{name}.mlp")
     features: Tensor = norm(y, state, "ln_post") @ state["proj"]
@@ -195,21 +196,15 @@ def test_scores_are_cosines(made: dict[str, DenseClip], bank: Tensor) -> None:
     assert torch.allclose(made["sclip"].segment(noise(32, 32), bank), cosine, atol=1e-6)
 
 
-def test_maskclip_can_keep_the_rest_of_the_block(folder: Path) -> None:
-    model = maskclip(model=f"local-dir:{folder}", whole_block=True)
+def test_maskclip_can_leave_the_rest_of_the_block_out(folder: Path) -> None:
+    model = maskclip(model=f"local-dir:{folder}", whole_block=False)
     state = {name: value.double() for name, value in model.tower.visual.state_dict().items()}
     name = f"transformer.resblocks.{LAYERS - 1}"
-    x = tokens_before_last(state, noise(32, 32).double())
-    y = x + attend(
-        norm(x, state, f"{name}.ln_1"),
-        state,
-        f"{name}.attn",
-        lambda q, _: torch.eye(len(q), dtype=q.dtype),
-    )
-    y = y + mlp(norm(y, state, f"{name}.ln_2"), state, f"{name}.mlp")
+    x = norm(tokens_before_last(state, noise(32, 32).double()), state, f"{name}.ln_1")
+    y = attend(x, state, f"{name}.attn", lambda q, _: torch.eye(len(q), dtype=q.dtype))
     wanted = (norm(y, state, "ln_post") @ state["proj"])[1:].T.reshape(-1, SIDE, SIDE)
     assert off(model.features(noise(32, 32)), wanted) < 1e-5
-    assert model.name.endswith("whole_block=True")
+    assert model.name.endswith("whole_block=False")
 
 
 def test_plain_clip_gives_open_clips_own_tokens(made: dict[str, DenseClip]) -> None:
@@ -228,24 +223,29 @@ def test_other_sizes_are_those_of_open_clip_at_that_size(
     """open_clip resizes position embeddings when it loads weights into a model of another size."""
     fixed = open_clip.create_model(f"local-dir:{folder}", force_image_size=size).eval()
     fixed.visual.output_tokens = True
+    model = DenseClip(made["clip"].clip, PlainClip(), name="clip", antialias=True)
     image = noise(*size)
-    coloured = (image - made["clip"].tower.mean) / made["clip"].tower.std
+    coloured = (image - model.tower.mean) / model.tower.std
     with torch.inference_mode():
         tokens = fixed.visual(coloured[None])[1][0] @ fixed.visual.proj  # (N, D)
-    found = made["clip"].features(image)
+    found = model.features(image)
     assert found.shape[1:] == (size[0] // PATCH, size[1] // PATCH)
     assert off(found.flatten(1).T, tokens) < 1e-5
 
 
-def test_pixelclip_resizes_positions_without_antialiasing(made: dict[str, DenseClip]) -> None:
-    table = made["pixelclip"].tower.visual.positional_embedding
-    planes = table[1:].T.reshape(1, WIDTH, SIDE, SIDE)
+@pytest.mark.parametrize("method", FACTORIES)
+def test_positions_are_resized_as_in_the_methods_code(
+    made: dict[str, DenseClip], method: str
+) -> None:
+    tower = made[method].tower
+    planes = tower.visual.positional_embedding[1:].T.reshape(1, WIDTH, SIDE, SIDE)
+    smooth = ClipViT(tower.visual, MEAN, STD, antialias=True)
     for grid in [(40, 40), (3, 2)]:
         wanted = F.interpolate(planes, grid, mode="bicubic", align_corners=False)
-        found = made["pixelclip"].tower.positions(grid)
+        found = tower.positions(grid)
         assert torch.allclose(found[1:].T.reshape(wanted.shape), wanted, atol=1e-6)
-        assert torch.equal(found[0], table[0])
-    assert not torch.allclose(found, made["clip"].tower.positions(grid), atol=1e-2)
+        assert torch.equal(found[0], tower.visual.positional_embedding[0])
+        assert not torch.allclose(found, smooth.positions(grid), atol=1e-2)
 
 
 def test_the_neighbourhood_is_a_gaussian_of_places() -> None:

@@ -66,7 +66,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 
 def test_every_alias_names_a_factory() -> None:
-    assert sorted(ALIASES) == sorted([*CLIP_METHODS, "groupvit", "onnx"])
+    assert sorted(ALIASES) == sorted([*CLIP_METHODS, "checkpoint", "groupvit", "onnx"])
     for target in ALIASES.values():
         with pytest.raises(UsageError, match=f"segmenter '{target}': "):
             load_segmenter(target, {"no_such_option": 1})

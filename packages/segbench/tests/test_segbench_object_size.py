@@ -19,6 +19,7 @@ from segbench.metrics.object_size import (
     is_image_right,
     size_of_classes,
 )
+from segbench.metrics.per_image import sparse
 
 Map = npt.NDArray[np.integer[Any]]
 Image = tuple[Map, Map]
@@ -161,8 +162,8 @@ def test_image_is_right_where_the_most_frequent_predicted_object_is_there() -> N
 def test_stored_counts_give_the_numbers_of_the_run() -> None:
     images = [random_image(seed, 5) for seed in range(20)]
     run = ImageNetSCounts(5, boundary=False)
-    stored = PerImageCounts.of(
-        5, [(str(i), run.update(labels, found)) for i, (labels, found) in enumerate(images)]
+    stored = PerImageCounts.of_sparse(
+        5, [(str(i), *sparse(run.update(*pair))) for i, pair in enumerate(images)]
     )
     again = ImageNetSCounts.of(stored)
     assert again.metrics() == run.metrics()

@@ -3,8 +3,10 @@
 import base64
 import io
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,3 +82,26 @@ def test_what_stands_in_the_way_is_one_line(
     capsys.readouterr()
     assert main(args) == 0
     assert capsys.readouterr().out.strip().endswith("page.html")
+
+
+def test_a_run_with_options_of_the_data_set_has_a_page(
+    painted: Segmenter,
+    ranked: Path,
+    mini_task: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "m", SimpleNamespace(f=lambda: painted))
+    for part in ("images", "semantic_masks"):
+        (ranked / part / "val").rename(ranked / part / "test")
+    data = ["--data.images=images/test", "--data.masks=semantic_masks/test"]
+    common = ["--out", str(tmp_path), "--save_pred=true", "--allow_partial=true"]
+    root = ["--root", str(ranked)]
+    assert main(["run", "m:f", str(mini_task), *root, *data, *common]) == 0
+    result = str(tmp_path / "mini@whole")
+    assert main(["page", result, *root, "--task", str(mini_task)]) == 0
+    assert [name for name, _ in figures(tmp_path / "mini@whole/page.html")] == list("acde")
+
+    assert main(["run", "m:f", "scenes@whole", "--data.count=3", *common]) == 0
+    assert main(["page", str(tmp_path / "scenes@whole")]) == 0  # a task of the package: no file
+    assert (tmp_path / "scenes@whole/page.html").read_text().count("<figcaption>") == 3

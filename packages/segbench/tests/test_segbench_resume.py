@@ -193,6 +193,26 @@ def test_an_image_that_could_not_be_read_is_tried_again(
     )
 
 
+def test_the_speed_of_a_resumed_run_is_that_of_its_own_images(
+    painted: Segmenter, many: Path, mini_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = type(painted).segment
+
+    def slow(self: Any, image: Any, bank: Any) -> Any:
+        time.sleep(0.05)
+        return real(self, image, bank)
+
+    monkeypatch.setattr(type(painted), "segment", slow)
+    stop_at(painted, monkeypatch, 9)  # 8 are done, and 07 cannot be read
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(painted, str(mini_task), root=many, out=tmp_path)
+    report = evaluate(painted, str(mini_task), root=many, out=tmp_path)
+    assert report.data["images_scored"] == 11
+    timing = report.timing
+    assert timing["images_per_s"] * timing["total_s"] == pytest.approx(3, rel=0.01)
+    assert 3 * 0.05 <= timing["predict_s"] <= timing["total_s"]
+
+
 def test_images_that_no_rank_has_done_are_an_error(
     painted: Segmenter, many: Path, mini_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

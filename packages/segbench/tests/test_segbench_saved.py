@@ -91,3 +91,40 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 3, 3), 9, np.uint8)).save(tmp_path / "city/a.png")
     with pytest.raises(FormatError, match="blue must be 0"):
         open_predictions(tmp_path)(EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("file_name", "image"),
+    [
+        ("leftImg8bit/val/bonn/bonn_000001_leftImg8bit.png", "bonn/bonn_000001"),  # Cityscapes
+        ("val2017/000000000139.jpg", "000000000139"),
+        ("a.b.c.jpg", "a.b.c"),
+        ("2007_000033", "2007_000033"),
+    ],
+)
+def test_an_image_is_found_by_the_stem_of_its_file(
+    tmp_path: Path, file_name: str, image: str
+) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([each | {"file_name": file_name} for each in segments()]))
+    found = open_predictions(path)(Example(image, EXAMPLE.image, LABELS))
+    assert found.tolist() == LABELS.tolist()
+
+
+def test_images_that_differ_in_their_folder_alone_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    names = ("train/a.jpg", "val/a.jpg")
+    path.write_text(json.dumps([segments()[0] | {"file_name": name} for name in names]))
+    with pytest.raises(FormatError, match="file names that differ in their folder alone"):
+        open_predictions(path)
+
+
+@pytest.mark.parametrize("category", [True, 1.0, "1", None])
+def test_a_category_that_is_no_whole_number_is_refused(tmp_path: Path, category: Any) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([segments()[0] | {"category_id": category}]))
+    with pytest.raises(FormatError, match="image city/a: category_id must be an integer"):
+        open_predictions(path)(EXAMPLE)
+    path.write_text(json.dumps([{"file_name": "a.jpg", "segmentation": {}}]))
+    with pytest.raises(FormatError, match="image city/a: 'category_id'"):
+        open_predictions(path)(EXAMPLE)

@@ -1,9 +1,11 @@
 """A sweep of the background threshold gives what an evaluation at every value gives."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -116,19 +118,45 @@ def test_what_cannot_be_swept_is_one_line(
         assert code == 2 and f"LOW:HIGH:N or numbers, got '{text}'" in err
 
 
-def test_the_command_prints_a_line_a_value(
-    mini: Path,
-    mini_task: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def command(mini: Path, mini_task: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Sweeps `mini` at three values."""
     text = 'background = "constant"\nbackground_value = 0.5\n'
     mini_task.write_text(text + mini_task.read_text())
-    monkeypatch.setattr("segbench.cli.load_segmenter", lambda *_: MixedSegmenter())
-    args = ["sweep", "m:f", str(mini_task), "--root", str(mini), "--bg_thresh", "0:1:3"]
-    assert main([*args, "--out", str(tmp_path / "out")]) == 0
+    monkeypatch.setitem(sys.modules, "m", SimpleNamespace(f=MixedSegmenter))
+    return ["sweep", "m:f", str(mini_task), "--root", str(mini), "--bg_thresh", "0:1:3"]
+
+
+def test_the_command_prints_a_line_a_value(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in out[1:4]] == ["0", "0.5", "1"]
     assert out[4].startswith("best ") and out[4].endswith("tuned on these 2 images")
     assert (tmp_path / "out/mini@whole/sweep.json").is_file()
+
+
+def test_an_incomplete_data_set_is_code_4_unless_allowed(
+    command: list[str],
+    mini: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert main(command) == 0
+    monkeypatch.setattr("segbench.datasets.FolderDataset.expected_images", 5, raising=False)
+    capsys.readouterr()
+    assert main(command) == 4
+    err = capsys.readouterr().err
+    assert err.startswith("segbench: mini@whole: the data set has 2 images, 5 are published")
+    assert main([*command, "--allow_partial", "true"]) == 0
+    (mini / "images/val/a.png").write_bytes(b"broken")
+    capsys.readouterr()
+    assert main([*command, "--out", str(tmp_path / "out")]) == 4
+    out, err = capsys.readouterr()
+    assert err.startswith("segbench: mini@whole: 1 images could not be read") and "skipped: " in out
+    assert err.count("\n") == 1
+    written = json.loads((tmp_path / "out/mini@whole/sweep.json").read_text())
+    found = [written[f"images{part}"] for part in ("", "_in_dataset", "_published")]
+    assert found == [1, 2, 5]

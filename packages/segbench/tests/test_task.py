@@ -3,16 +3,28 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from segbench import FormatError, Task, UsageError, list_tasks, load_task, load_templates
+from segbench import (
+    FormatError,
+    Task,
+    UsageError,
+    list_tasks,
+    load_any_task,
+    load_names,
+    load_task,
+    load_templates,
+    task_queries,
+)
+from segbench.protocols.background import decide
 from segbench.protocols.task import combine, parse_task
 
 SCENES = '[dataset]\nkind = "scenes"\n'
 
 
 def test_every_task_of_the_package_loads_under_its_own_id() -> None:
-    assert len(list_tasks()) == 59
-    tasks = [load_task(name) for name in list_tasks()]
+    assert len(list_tasks()) == 64
+    tasks = [load_any_task(name) for name in list_tasks()]
     assert [task.id for task in tasks] == list_tasks()
     assert len({task.hash for task in tasks}) == len(tasks)
     assert all(task.summary and "@" in task.id for task in tasks)
@@ -152,13 +164,14 @@ OTHER_SIZES = {
     "cityscapes19@maskclip": (512, 1024, None, None, None),
     "coco_stuff171@sclip": (448, 2048, 224, 112, None),
     "cityscapes19@sclip": (560, 2048, 224, 112, None),
+    "voc20b@catseg": (640, 2560, 384, 256, 640),
 }
 
 
 def test_protocols_have_the_sizes_that_their_papers_code_has() -> None:
     for name in list_tasks():
         protocol = name.partition("@")[2]
-        known = load_task(name).dataset["kind"] not in ("folder", "scenes")
+        known = load_any_task(name).dataset["kind"] not in ("folder", "scenes", "imagenet1k")
         wanted = OTHER_SIZES.get(name, SIZES.get(protocol) if known else None)
         if wanted is not None:
             task = load_task(name)
@@ -185,3 +198,19 @@ def test_protocols_have_their_background_and_prompts(
     task = load_task(name)
     assert (task.background, task.background_value) == (background, value)
     assert (task.templates, task.averaging) == (templates, averaging)
+
+
+def test_voc20b_asks_cat_segs_queries_and_folds_the_further_ones_into_background() -> None:
+    task = load_task("voc20b@catseg")
+    queries = task_queries(task, load_names("voc21"))
+    assert queries.prompts == load_names("voc21:catseg_voc20b_queries")  # all 59, in its order
+    assert queries.owners == (*range(1, 21), *[0] * 39)
+    assert task.absent == "gt"
+
+
+def test_in_voc20b_a_place_is_background_only_where_a_further_name_wins() -> None:
+    task = load_task("voc20b@catseg")
+    owners = torch.tensor(task_queries(task, load_names("voc21")).owners)
+    scores = torch.full((59, 1, 3), -1e6)
+    scores[3, 0, 0] = scores[19, 0, 1] = scores[58, 0, 2] = -9e5  # boat, tvmonitor, wood
+    assert decide(scores, (1, 3), task, owners).tolist() == [[4, 20, 0]]

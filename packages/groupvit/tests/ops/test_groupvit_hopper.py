@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+HOPPER = HERE.parents[3] / "tests/hopper.py"  # of the repository
 SHARED_LIMIT = 232_448  # bytes of shared memory of a block on sm_90
 LINE = re.compile(r"(\w+) shared=(\d+) wgmma=(\w+) reg=(\d+) stack=(\d+)")
 SPILLED, KEPT = 600, 48
@@ -23,7 +24,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, ...]]:
     environment = os.environ | {"TRITON_CACHE_DIR": str(cache), "TRITON_DEFAULT_FP_FUSION": "1"}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
-        [sys.executable, str(HERE / "hopper.py"), f"{HERE / 'launches.py'}:run"],
+        [sys.executable, str(HOPPER), f"{HERE / 'launches.py'}:run"],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -27,12 +27,7 @@ from segbench.errors import (
     UsageError,
 )
 from segbench.metrics.boundary import BoundaryCounts
-from segbench.metrics.classification import (
-    ClassificationCounts,
-    ClassificationReport,
-    Classifier,
-    evaluate_classification,
-)
+from segbench.metrics.classification import ClassificationCounts
 from segbench.metrics.confusion import ConfusionMatrix, count_pairs
 from segbench.metrics.interval import Interval, bootstrap, paired_difference
 from segbench.metrics.mask_accuracy import MaskAccuracy, Regions
@@ -40,16 +35,19 @@ from segbench.metrics.object_size import ImageNetSCounts
 from segbench.metrics.per_image import PerImageCounts
 from segbench.page import write_page
 from segbench.protocols.bank import build_bank
+from segbench.protocols.classification import ClassificationTask, load_any_task
 from segbench.protocols.predict import Queries, predict_labels, task_bank, task_queries
 from segbench.protocols.task import Task, list_tasks, load_task
+from segbench.results.classification import ClassificationReport
 from segbench.results.compare import Comparison, compare
 from segbench.results.overlay import overlay, palette, strip
 from segbench.results.report import Report
 from segbench.results.tables import Table, benchmark_table, detail_table
+from segbench.running.classify import evaluate_classification
 from segbench.running.evaluate import evaluate, score_folder
 from segbench.running.ranks import joined
 from segbench.running.sweep import Sweep, sweep
-from segbench.segmenter import Segmenter
+from segbench.segmenter import Classifier, Segmenter
 from segbench.words import load_names, load_templates
 
 __version__ = "0.1.0"
@@ -61,6 +59,7 @@ __all__ = [
     "CaptionRates",
     "ClassificationCounts",
     "ClassificationReport",
+    "ClassificationTask",
     "Classifier",
     "Comparison",
     "ConfusionMatrix",
@@ -101,6 +100,7 @@ __all__ = [
     "examine",
     "joined",
     "list_tasks",
+    "load_any_task",
     "load_names",
     "load_task",
     "load_templates",

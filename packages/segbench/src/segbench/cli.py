@@ -12,17 +12,21 @@ import torch
 from jsonargparse import auto_cli
 
 from segbench.datasets.doctor import examine, render
+from segbench.device import named_device
 from segbench.errors import DataMissingError, IncompleteError, SegbenchError, UsageError
 from segbench.models import ALIASES
 from segbench.page import write_page
-from segbench.protocols.task import list_tasks, load_task
+from segbench.protocols.classification import ClassificationTask, load_any_task
+from segbench.protocols.task import Task, list_tasks, load_task
+from segbench.results.any_report import AnyReport, read_report
 from segbench.results.compare import compare as compare_reports
 from segbench.results.report import Report
-from segbench.results.tables import Format, benchmark_table, detail_table
+from segbench.results.tables import Format, benchmark_table, classification_table, detail_table
+from segbench.running.classify import evaluate_classification
 from segbench.running.evaluate import evaluate, score_folder
 from segbench.running.ranks import joined, rank_and_world
 from segbench.running.sweep import sweep as sweep_values
-from segbench.segmenter import Segmenter
+from segbench.segmenter import Classifier, Segmenter
 from segbench.words import list_sets
 
 
@@ -34,7 +38,7 @@ def ls(what: Literal["tasks", "models", "prompts", "names"]) -> None:
     """
     if what == "tasks":
         for name in list_tasks():
-            print(f"{name}\t{load_task(name).summary}")
+            print(f"{name}\t{load_any_task(name).summary}")
     elif what == "models":
         for name, factory in ALIASES.items():
             print(f"{name}\t{factory}")
@@ -75,7 +79,8 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
     Under torchrun the ranks share the images; each takes the GPU of its own number.
 
     Args:
-        segmenter: `package.module:callable` that returns a Segmenter, or one of `ls models`.
+        segmenter: `package.module:callable` that returns a Segmenter, or for tasks that classify
+            a Classifier; or one of `ls models`.
         task: task id or TOML file; several are separated by commas.
         root: folder with the data.
         data: options of the data set, `--data.layout=raw` each or all as JSON.
@@ -93,24 +98,33 @@ def run(  # noqa: PLR0913  every argument is an option of the command line
             number of images than was published.
     """
     options = data or {}
-    tasks = [load_task(name).with_dataset(**options) for name in task.split(",")]  # before any work
-    with joined(_device(device)) as where:
-        model = load_segmenter(segmenter, option or {}, where)
-        reports = []
+    names = task.split(",")
+    tasks = [load_any_task(name).with_dataset(**options) for name in names]  # before any work
+    of_maps: dict[str, Any] = {
+        "metrics": _words(metrics),
+        "overlays": overlays,
+        "save_pred": save_pred,
+    }
+    _check_options(tasks, of_maps)
+    with joined(named_device(device)) as where:
+        model = load_model(segmenter, option or {}, where)
         for each in tasks:
-            report = evaluate(
-                model,
-                each,
-                root=root,
-                out=out / each.id if out else None,
-                limit=limit,
-                metrics=_words(metrics),
-                device=where,
-                overlays=overlays,
-                save_pred=save_pred,
-                bank_cache=bank_cache,
-                overwrite=overwrite,
-                skip_existing=skip_existing,
+            _check_model(model, segmenter, each)
+        reports: list[AnyReport] = []
+        for each in tasks:
+            common: dict[str, Any] = {
+                "root": root,
+                "out": out / each.id if out else None,
+                "limit": limit,
+                "device": where,
+                "bank_cache": bank_cache,
+                "overwrite": overwrite,
+                "skip_existing": skip_existing,
+            }
+            report: AnyReport = (
+                evaluate(model, each, **common, **of_maps)
+                if isinstance(each, Task)
+                else evaluate_classification(model, each, **common)
             )
             if rank_and_world()[0] == 0:
                 print(report.summary())
@@ -174,6 +188,7 @@ def sweep(  # noqa: PLR0913  # every option of the command
     limit: int | None = None,
     device: str = "cpu",
     overwrite: bool = False,
+    allow_partial: bool = False,
 ) -> None:
     """Score a model at many values of a task's background threshold, looking at images once.
 
@@ -188,9 +203,10 @@ def sweep(  # noqa: PLR0913  # every option of the command
         limit: score the first images only.
         device: where tensors are made, such as cuda.
         overwrite: replace a sweep that is there, or a journal.
+        allow_partial: exit with 0 although images are missing, as for run.
     """
     loaded, values = load_task(task).with_dataset(**data or {}), _values(bg_thresh)
-    with joined(_device(device)) as where:
+    with joined(named_device(device)) as where:
         found = sweep_values(
             load_segmenter(segmenter, option or {}, where),
             loaded,
@@ -203,8 +219,10 @@ def sweep(  # noqa: PLR0913  # every option of the command
         )
         if rank_and_world()[0] == 0:
             print(found.summary())
-    if found.skipped:
-        raise IncompleteError(f"{loaded.id}: {len(found.skipped)} images could not be read")
+    if not allow_partial:
+        _check_images(
+            loaded.id, len(found.skipped), found.images_in_dataset, found.images_published
+        )
 
 
 def _values(text: str) -> list[float]:
@@ -238,13 +256,15 @@ def table(
     paths = sorted(results.rglob("results.json"))
     if not paths:
         raise DataMissingError(f"no results.json under {results}")
-    reports = [Report.read(path) for path in paths]
-    made = (
-        detail_table(reports)
-        if layout == "detail"
-        else benchmark_table(reports, published=published)
-    )
-    print(made.render(format), end="")
+    reports = [read_report(path) for path in paths]
+    if layout == "benchmarks":
+        print(benchmark_table(reports, published=published).render(format), end="")
+        return
+    maps = [report for report in reports if isinstance(report, Report)]
+    labels = [report for report in reports if not isinstance(report, Report)]
+    made = [detail_table(maps)] if maps else []
+    made += [classification_table(labels)] if labels else []
+    print("\n".join(each.render(format) for each in made), end="")
 
 
 def page(
@@ -269,13 +289,25 @@ def compare(first: Path, second: Path) -> None:
         first: results.json, or its folder.
         second: results.json, or its folder.
     """
-    print(compare_reports(Report.read(first), Report.read(second)).summary())
+    print(compare_reports(read_report(first), read_report(second)).summary())
 
 
 def load_segmenter(
     factory: str, options: dict[str, Any], device: torch.device | None = None
 ) -> Segmenter:
-    """Make a segmenter by the name of its factory.
+    """Make a segmenter by the name of its factory; see `load_model`.
+
+    Raises:
+        UsageError: as of `load_model`, or what it returns is no Segmenter.
+    """
+    made = load_model(factory, options, device)
+    if not isinstance(made, Segmenter):
+        raise _lacks(made, factory, "segment")
+    return made
+
+
+def load_model(factory: str, options: dict[str, Any], device: torch.device | None = None) -> Any:
+    """Make a model by the name of its factory.
 
     Args:
         factory: `package.module:callable`, where modules beside the working folder are found too;
@@ -284,21 +316,39 @@ def load_segmenter(
         device: given to models of the package, if `options` has none.
 
     Raises:
-        UsageError: no such module or callable, or what it returns is no Segmenter.
+        UsageError: no such module or callable, or it does not take the options.
     """
     if factory in ALIASES and device is not None:
-        options = {"device": device.type} | options
+        options = {"device": str(device)} | options
     module_name, _, attribute = ALIASES.get(factory, factory).partition(":")
     try:
-        made = getattr(importlib.import_module(module_name), attribute)(**options)
+        return getattr(importlib.import_module(module_name), attribute)(**options)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageError(f"segmenter {factory!r}: {error}") from error
-    if not isinstance(made, Segmenter):
+
+
+def _check_model(model: Any, factory: str, task: Task | ClassificationTask) -> None:
+    """Refuse a model that cannot do what a task asks."""
+    if isinstance(task, Task) and not isinstance(model, Segmenter):
+        raise _lacks(model, factory, "segment")
+    if isinstance(task, ClassificationTask) and not isinstance(model, Classifier):
+        raise _lacks(model, factory, "encode_image", f"; {task.id} classifies whole images")
+
+
+def _lacks(made: Any, factory: str, method: str, why: str = "") -> UsageError:
+    return UsageError(
+        f"segmenter {factory!r} gave a {type(made).__name__}, "
+        f"which lacks name, encode_text or {method}{why}"
+    )
+
+
+def _check_options(tasks: Sequence[Task | ClassificationTask], of_maps: dict[str, Any]) -> None:
+    """Refuse options of label maps where no task has any."""
+    given = [name for name, value in of_maps.items() if value]
+    if given and not any(isinstance(task, Task) for task in tasks):
         raise UsageError(
-            f"segmenter {factory!r} gave a {type(made).__name__}, "
-            "which lacks name, encode_text or segment"
+            f"--{given[0]} is for label maps, and {tasks[0].id} has none: it classifies images"
         )
-    return made
 
 
 def _words(text: str) -> list[str]:
@@ -306,29 +356,27 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: {str(error).partition(chr(10))[0]}") from error
-
-
-def _check_complete(reports: Sequence[Report], allow_partial: bool) -> None:
+def _check_complete(reports: Sequence[AnyReport], allow_partial: bool) -> None:
     if allow_partial:
         return
     for report in reports:
-        data, task = report.data, report.task["id"]
-        if data["images_skipped"]:
-            raise IncompleteError(
-                f"{task}: {data['images_skipped']} images could not be read; see the warnings in "
-                "the results, or pass --allow_partial true"
-            )
-        published = data["images_published"]
-        if published not in (None, data["images_in_dataset"]):
-            raise IncompleteError(
-                f"{task}: the data set has {data['images_in_dataset']} images, {published} are "
-                "published; see `segbench doctor`, or pass --allow_partial true"
-            )
+        _check_images(
+            report.task["id"],
+            *(report.data[f"images_{key}"] for key in ("skipped", "in_dataset", "published")),
+        )
+
+
+def _check_images(task: str, skipped: int, present: int, published: int | None) -> None:
+    if skipped:
+        raise IncompleteError(
+            f"{task}: {skipped} images could not be read; see the warnings in the results, or pass "
+            "--allow_partial true"
+        )
+    if published not in (None, present):
+        raise IncompleteError(
+            f"{task}: the data set has {present} images, {published} are published; see "
+            "`segbench doctor`, or pass --allow_partial true"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

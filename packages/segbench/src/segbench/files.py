@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that go."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -23,3 +24,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder and all that is in it, if there is one."""
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -58,7 +58,7 @@ def write_page(
     if not predictions.is_dir():
         raise DataMissingError(f"{results}: no saved predictions; evaluate with --save_pred true")
     options = {k: v for k, v in report.data["dataset"].items() if k != "kind"}
-    task = task or load_task(report.task["id"]).with_dataset(**options)
+    task = (task or load_task(report.task["id"])).with_dataset(**options)
     if task.hash != report.task["hash"]:
         raise UsageError(f"{results}: made with another version of {task.id}; give its task file")
     dataset = open_dataset(task.dataset, root)

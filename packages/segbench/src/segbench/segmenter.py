@@ -48,7 +48,39 @@ class Segmenter(Protocol):
         ...
 
 
-def identity_of(segmenter: Segmenter) -> dict[str, Any]:
+@runtime_checkable
+class Classifier(Protocol):
+    """A model that embeds whole images and prompts into one space.
+
+    The protocol (size, crop, prompts) belongs to the task and is applied by the harness;
+    normalisation of the image belongs to the model and is applied by `encode_image`.
+
+    It may have an attribute `fingerprint`, as a Segmenter may, and `image_px`, the side of the
+    squares that it was trained on, which some tasks crop images to.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name under which results are listed."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """(n, D) float32 raw embeddings of n prompts, as of a `Segmenter`."""
+        ...
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Embed one image.
+
+        Args:
+            image: (3, H, W) float32 RGB in [0, 1], resized and cropped by the harness.
+
+        Returns:
+            (D,) floating point, finite and not zero; its length does not matter.
+        """
+        ...
+
+
+def identity_of(model: Segmenter | Classifier) -> dict[str, Any]:
     """Name of a model, and what tells its weights from others if it says so."""
-    fingerprint = getattr(segmenter, "fingerprint", None)
-    return {"name": segmenter.name} | ({"fingerprint": fingerprint} if fingerprint else {})
+    fingerprint = getattr(model, "fingerprint", None)
+    return {"name": model.name} | ({"fingerprint": fingerprint} if fingerprint else {})

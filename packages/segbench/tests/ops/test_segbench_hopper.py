@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+HOPPER = HERE.parents[3] / "tests/hopper.py"  # of the repository
 LINE = re.compile(r"(\w+) shared=(\d+) wgmma=(\w+) reg=(\d+) stack=(\d+)")
 REGISTERS = 128  # of a thread: leaves room for 16 programs of one warp on each scheduler's quarter
 
@@ -21,7 +22,7 @@ def test_all_kernels_compile_and_keep_to_registers(tmp_path: Path) -> None:
     }  # a cached build hides the compiler
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
-        [sys.executable, str(HERE / "hopper.py"), f"{HERE / 'launches.py'}:run"],
+        [sys.executable, str(HOPPER), f"{HERE / 'launches.py'}:run"],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

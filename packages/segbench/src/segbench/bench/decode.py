@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -102,7 +101,11 @@ def torchmetrics_counts(labels: Tensor, predicted: Tensor) -> Tensor:
 def take_turns(
     calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int = 15
 ) -> dict[str, float]:
-    """Median milliseconds of each call, one after the other so that all see the same machine."""
+    """Milliseconds of each call, one after the other so that all see the same machine.
+
+    Returns:
+        By name the median, and as NAME_p20 and NAME_p80 the 20th and 80th percentile.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):  # the first warms up
         for name, call in calls.items():
@@ -111,7 +114,11 @@ def take_turns(
             call()
             _wait(device)
             times[name].append(1e3 * (perf_counter() - start))
-    return {name: median(column[1:]) for name, column in times.items()}
+    found: dict[str, float] = {}
+    for name, column in times.items():
+        middle, low, high = np.quantile(column[1:], (0.5, 0.2, 0.8)).tolist()
+        found |= {name: middle, f"{name}_p20": low, f"{name}_p80": high}
+    return found
 
 
 def _wait(device: torch.device) -> None:

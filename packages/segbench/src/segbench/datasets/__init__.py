@@ -1,4 +1,4 @@
-"""Data sets by kind: benchmarks of the literature, folders of images and masks, and scenes."""
+"""Data sets by kind: benchmarks of the literature, folders with masks, scenes, and ImageNet."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,8 @@ from segbench.errors import DataMissingError, FormatError, unknown
 
 __all__ = [
     "BENCHMARKS",
+    "IMAGE_OPTIONS",
+    "OPTIONS",
     "BenchmarkDataset",
     "Example",
     "FolderDataset",
@@ -21,6 +23,7 @@ __all__ = [
     "SegmentationDataset",
     "check_spec",
     "open_dataset",
+    "open_images",
 ]
 
 BENCHMARK_OPTIONS = frozenset({"folder", "layout", "split"})
@@ -34,24 +37,30 @@ OPTIONS: dict[str, frozenset[str]] = {
 }
 """Options of each kind, beside `kind` itself."""
 
+IMAGE_OPTIONS: dict[str, frozenset[str]] = {"imagenet1k": frozenset({"layout", "truth"})}
+"""The same of data sets whose images have one label each."""
 
-def check_spec(spec: Mapping[str, Any], source: str) -> None:
+
+def check_spec(
+    spec: Mapping[str, Any], source: str, options: Mapping[str, frozenset[str]] = OPTIONS
+) -> None:
     """Refuse a data set description with an unknown kind or option.
 
     Args:
         spec: `kind` and the options of that kind.
         source: file to name in the error.
+        options: by kind, `OPTIONS` or `IMAGE_OPTIONS`.
 
     Raises:
         FormatError: naming the kind or option, and the nearest one that exists.
     """
-    kind = spec.get("kind")
-    if kind not in OPTIONS:
-        raise FormatError(unknown("data set kind", str(kind), OPTIONS, source))
+    kind = str(spec.get("kind"))
+    if kind not in options:
+        raise FormatError(unknown("data set kind", kind, options, source))
     for key in spec:
-        if key != "kind" and key not in OPTIONS[kind]:
+        if key != "kind" and key not in options[kind]:
             raise FormatError(
-                unknown("key", f"dataset.{key}", [f"dataset.{k}" for k in OPTIONS[kind]], source)
+                unknown("key", f"dataset.{key}", [f"dataset.{k}" for k in options[kind]], source)
             )
 
 
@@ -72,19 +81,40 @@ def open_dataset(spec: Mapping[str, Any], root: Path | None = None) -> Segmentat
     options = {key: value for key, value in spec.items() if key != "kind"}
     if spec["kind"] == "scenes":
         return _open_scenes(options)
-    if root is None:
-        raise DataMissingError("this task reads files: say where with the data root (--root)")
+    root = _needed(root)
     if spec["kind"] != "folder":
-        return _open_benchmark(spec["kind"], root, options)
+        _check_texts(spec["kind"], options)
+        return open_benchmark(find_benchmark(spec["kind"], BENCHMARKS), root, **options)
     folder = find_folder(root, options.pop("folder", ""), options.get("labels", "labels.tsv"))
     return FolderDataset(folder, **options)
 
 
-def _open_benchmark(kind: str, root: Path, options: Mapping[str, Any]) -> BenchmarkDataset:
+def open_images(spec: Mapping[str, Any], root: Path | None = None) -> ImageNetDataset:
+    """Open the data set of a task that classifies images.
+
+    Args:
+        spec: `kind` and the options of that kind (`IMAGE_OPTIONS`).
+        root: a data root, or a folder nearer to the images.
+
+    Raises:
+        FormatError, DataMissingError, UsageError: as of `open_dataset`.
+    """
+    check_spec(spec, "the data set description", IMAGE_OPTIONS)
+    options = {key: value for key, value in spec.items() if key != "kind"}
+    _check_texts(spec["kind"], options)
+    return ImageNetDataset(_needed(root), **options)
+
+
+def _needed(root: Path | None) -> Path:
+    if root is None:
+        raise DataMissingError("this task reads files: say where with the data root (--root)")
+    return root
+
+
+def _check_texts(kind: str, options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if not isinstance(value, str):
             raise FormatError(f"{kind}: dataset.{key} must be text, got {value!r}")
-    return open_benchmark(find_benchmark(kind, BENCHMARKS), root, **options)
 
 
 def _open_scenes(options: Mapping[str, Any]) -> SegmentationDataset:

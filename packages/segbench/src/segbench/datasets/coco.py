@@ -1,22 +1,13 @@
 """COCO 2017: objects (80 and background), objects from instances, and Stuff (171)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segbench.datasets.annotations import group_by_image, image_size, load_json, paint
+from segbench.datasets.annotations import paint
 from segbench.datasets.benchmark import Benchmark
-from segbench.datasets.layout import (
-    JPEG,
-    Entry,
-    FileLayout,
-    Stock,
-    find_split,
-    first_folder,
-    index_files,
-    read_split,
-)
+from segbench.datasets.json_layout import JsonLayout
+from segbench.datasets.layout import FileLayout
 from segbench.datasets.lookup import Table, coco_category, coco_object, coco_stuff, identity
 from segbench.datasets.pictures import Indices
 from segbench.errors import FormatError
@@ -56,62 +47,6 @@ def _raw(make_table: Callable[[], Table]) -> tuple[FileLayout, FileLayout]:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InstancesLayout:
-    """Label maps painted from the instances of COCO's JSON (`paint_instances`)."""
-
-    name: str = "instances"
-    """What the option `layout` calls it."""
-
-    images: tuple[str, ...] = IMAGES
-    """Folders of the images, relative to the home; the first that exists is taken."""
-
-    annotations: str = "annotations/instances_val2017.json"
-    """The annotations, relative to the home."""
-
-    @property
-    def needs(self) -> str:
-        """The file that tells this layout, relative to the home of the data set."""
-        return self.annotations
-
-    def place(self, home: Path) -> Path:
-        """The annotations."""
-        return home / self.annotations
-
-    def is_at(self, home: Path) -> bool:
-        """Whether the annotations are there."""
-        return self.place(home).is_file()
-
-    def take_stock(self, home: Path, split: str) -> Stock:
-        """List the images of the JSON; one without annotations is all background."""
-        path = self.place(home)
-        content = load_json(path, "images", "annotations")
-        described = {Path(str(image.get("file_name"))).stem: image for image in content["images"]}
-        if len(described) < len(content["images"]):
-            raise FormatError(f"{path}: lists an image more than once")
-        grouped = group_by_image(content["annotations"])
-        folder = first_folder(home, self.images)
-        files = index_files(folder, JPEG, nested=False)
-        listed = find_split(home, split, ()) if split else path
-        names = sorted(read_split(listed) if split else described)
-
-        def read(entry: Entry) -> Indices:
-            image = described[entry.id]
-            return paint_instances(grouped.get(image.get("id"), []), image_size(image, path), path)
-
-        found = [name for name in names if name in files and name in described]
-        return Stock(
-            entries=tuple(Entry(name, files[name], path) for name in found),
-            no_label=tuple(name for name in names if name not in described),
-            no_image=tuple(name for name in names if name not in files),
-            images=folder,
-            labels=path,
-            listed=str(listed),
-            table=coco_category(CROWD),
-            read=read,
-        )
-
-
 def paint_instances(
     annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], path: Path
 ) -> Indices:
@@ -133,6 +68,14 @@ def paint_instances(
     ordered = sorted(instances, key=lambda each: -float(each["area"]))
     return paint([*below, *ordered], size, path)  # (H, W)
 
+
+INSTANCES = JsonLayout(
+    name="instances",
+    images=IMAGES,
+    annotations="annotations/instances_val2017.json",
+    make_table=lambda: coco_category(CROWD),
+    paint=paint_instances,
+)
 
 COCO_OBJECT81 = Benchmark(
     name="coco_object81",
@@ -157,7 +100,7 @@ COCO_OBJECT81_INST = Benchmark(
     class_list="coco_object81",
     expected_images=5000,
     homes=_HOMES,
-    layouts=(InstancesLayout(),),
+    layouts=(INSTANCES,),
     subsets={"thing": _THINGS},
     get=(
         "download val2017.zip and annotations_trainval2017.zip from images.cocodataset.org; unpack "

@@ -1,21 +1,10 @@
 """PASCAL Context on VOC 2010: 59 classes, with background or without, and 459."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-from segbench.datasets.annotations import group_by_image, image_size, load_json, paint
 from segbench.datasets.benchmark import Benchmark
-from segbench.datasets.layout import (
-    JPEG,
-    Entry,
-    FileLayout,
-    Stock,
-    find_split,
-    first_folder,
-    index_files,
-    read_split,
-)
+from segbench.datasets.json_layout import JsonLayout
+from segbench.datasets.layout import FileLayout
 from segbench.datasets.lookup import (
     IGNORED,
     UNKNOWN,
@@ -26,8 +15,7 @@ from segbench.datasets.lookup import (
     table,
     zero_reduced,
 )
-from segbench.datasets.pictures import Indices, read_label_map
-from segbench.errors import FormatError
+from segbench.datasets.pictures import read_label_map
 
 IMAGES = ("JPEGImages",)
 SPLITS = ("ImageSets/SegmentationContext/val.txt", "pascalcontext_val.txt")
@@ -41,71 +29,20 @@ _GET = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MergedLayout:
-    """Label maps painted from `trainval_merged.json`, in the order of the file.
+def _json(make_table: Callable[[], Table]) -> JsonLayout:
+    """Painted in the order of the file: a later annotation covers an earlier one.
 
-    A later annotation covers an earlier one. What none covers is id 0. The whole file is read to
-    list it, some GB of memory for the real one.
+    What none covers is id 0. The real file takes some GB of memory.
     """
-
-    make_table: Callable[[], Table]
-    """Makes the look-up table from original ids."""
-
-    name: str = "json"
-    """What the option `layout` calls it."""
-
-    images: tuple[str, ...] = IMAGES
-    """Folders of the images, relative to the home; the first that exists is taken."""
-
-    annotations: str = "trainval_merged.json"
-    """The annotations, relative to the home."""
-
-    @property
-    def needs(self) -> str:
-        """The file that tells this layout, relative to the home of the data set."""
-        return self.annotations
-
-    def place(self, home: Path) -> Path:
-        """The annotations."""
-        return home / self.annotations
-
-    def is_at(self, home: Path) -> bool:
-        """Whether the annotations are there."""
-        return self.place(home).is_file()
-
-    def take_stock(self, home: Path, split: str) -> Stock:
-        """List the images of the phase "val", or those of `split`."""
-        path = self.place(home)
-        content = load_json(path, "images", "annos_segmentation")
-        described = {Path(str(image.get("file_name"))).stem: image for image in content["images"]}
-        if len(described) < len(content["images"]):
-            raise FormatError(f"{path}: lists an image more than once")
-        validation = [name for name, image in described.items() if image.get("phase") == "val"]
-        listed = find_split(home, split, ()) if split else path
-        names = sorted(read_split(listed) if split else validation)
-        wanted = {described[name].get("image_id") for name in names if name in described}
-        grouped = group_by_image(
-            [each for each in content["annos_segmentation"] if each.get("image_id") in wanted]
-        )
-        folder = first_folder(home, self.images)
-        files = index_files(folder, JPEG, nested=False)
-
-        def read(entry: Entry) -> Indices:
-            image = described[entry.id]
-            return paint(grouped.get(image.get("image_id"), []), image_size(image, path), path)
-
-        found = [name for name in names if name in files and name in described]
-        return Stock(
-            entries=tuple(Entry(name, files[name], path) for name in found),
-            no_label=tuple(name for name in names if name not in described),
-            no_image=tuple(name for name in names if name not in files),
-            images=folder,
-            labels=path,
-            listed=str(listed),
-            table=self.make_table(),
-            read=read,
-        )
+    return JsonLayout(
+        name="json",
+        images=IMAGES,
+        annotations="trainval_merged.json",
+        list_key="annos_segmentation",
+        id_key="image_id",
+        phase="val",
+        make_table=make_table,
+    )
 
 
 def _png(make_table: Callable[[], Table]) -> FileLayout:
@@ -159,7 +96,7 @@ CONTEXT60 = Benchmark(
     homes=_HOMES,
     layouts=(
         _png(lambda: identity(60, 255)),
-        MergedLayout(make_table=lambda: context60(rest=IGNORED)),
+        _json(lambda: context60(rest=IGNORED)),
         # background is what is none of the 59, so the other 400 classes of the .mat belong to it
         _mat(lambda: _within_459(context60(rest=0))),
     ),
@@ -175,7 +112,7 @@ CONTEXT59 = Benchmark(
     homes=_HOMES,
     layouts=(
         _png(lambda: zero_reduced(59)),
-        MergedLayout(make_table=context59),
+        _json(context59),
         _mat(lambda: _within_459(context59())),
         _detectron2("pc59_val", ".png", lambda: identity(59, 255)),
     ),

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from segbench.errors import DataMissingError, FormatError, UnreadableImageError
 
@@ -111,6 +111,8 @@ def _decode(source: Path | BytesIO, name: Path | str) -> Image.Image:
         with Image.open(source) as picture:
             picture.load()
             return picture
+    except UnidentifiedImageError as error:  # whose text names a buffer by its address
+        raise UnreadableImageError(f"{name}: cannot be decoded: no image file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{name}: cannot be decoded: {_line(error)}") from error
 

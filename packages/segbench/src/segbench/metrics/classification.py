@@ -1,45 +1,17 @@
-"""Zero-shot image classification: exact counts, ties told as ties, and one loop over a data set."""
+"""Zero-shot image classification: exact counts, and ties told as ties."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field
-from typing import NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
-from segbench.errors import DataMissingError, FormatError
 from segbench.metrics.confusion import FloatArray, IntArray
 from segbench.metrics.interval import LEVEL, RESAMPLES, Interval
-
-LabelledImage: TypeAlias = tuple[str, npt.NDArray[np.uint8], int]
-"""id, unique in the data set; (H, W, 3) RGB; label in [0, K)."""
-_SEED = 0  # of the bootstrap: the same counts give the same interval
-
-
-@runtime_checkable
-class Classifier(Protocol):
-    """A model that embeds images and prompts into one space.
-
-    Resizing and normalisation of the image belong to the model and are applied by `encode_image`.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name under which results are listed."""
-        ...
-
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """(n, D) float32 raw embeddings of n prompts, as in `segbench.Segmenter`."""
-        ...
-
-    def encode_image(self, image: Tensor) -> Tensor:
-        """(D,) raw embedding of a (3, H, W) float32 RGB image in [0, 1]."""
-        ...
 
 
 class Ranking(NamedTuple):
@@ -51,6 +23,8 @@ class Ranking(NamedTuple):
     """(n,) whether more than one class has the best score."""
     lost: npt.NDArray[np.bool_]
     """(n,) whether the true class has the best score and a lower class has it too."""
+    winner: IntArray
+    """(n,) the class that is predicted: of those with the best score the lowest."""
 
 
 def duplicate_names(names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -89,11 +63,14 @@ def rank_truth(scores: Tensor, labels: Tensor, names: Sequence[str] | None = Non
     true = labels.to(scores.device).long()[:, None]  # (n, 1)
     own = scores.gather(1, true)  # (n, 1)
     equal = scores == own  # (n, K)
-    lower = torch.arange(scores.shape[1], device=scores.device) < true  # (n, K)
+    labels_of_all = torch.arange(scores.shape[1], device=scores.device)  # (K,)
+    lower = labels_of_all < true  # (n, K)
     above, before = (scores > own).sum(dim=1), (equal & lower).sum(dim=1)  # (n,), (n,)
-    tied = (scores == scores.amax(dim=1, keepdim=True)).sum(dim=1) > 1  # (n,)
+    best = scores == scores.amax(dim=1, keepdim=True)  # (n, K)
+    winner = torch.where(best, labels_of_all, scores.shape[1]).amin(dim=1)  # (n,)
     lost = (above == 0) & (before > 0)  # (n,)
-    return Ranking(*(part.cpu().numpy() for part in (above + before, tied, lost)))
+    parts = above + before, best.sum(dim=1) > 1, lost, winner  # (n,) each
+    return Ranking(*(part.cpu().numpy() for part in parts))
 
 
 def _check_scores(scores: Tensor, labels: Tensor) -> None:
@@ -208,126 +185,45 @@ def bootstrap_share(
     return Interval(right / images, float(low), float(high), level, resamples, images)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ClassificationReport:
-    """What a classification run found."""
-
-    model: str
-    names: tuple[str, ...]
-    """K class names by label."""
-    metrics: dict[str, float]
-    """See `ClassificationCounts.metrics`."""
-    interval: Interval
-    """Of acc1, over the draw of images."""
-    warnings: tuple[str, ...]
-    """What a reader of the numbers has to know."""
-    ids: tuple[str, ...] = field(repr=False)
-    """I image ids, in the order of the data set."""
-    labels: IntArray = field(repr=False)
-    """(I,) true classes."""
-    ranks: IntArray = field(repr=False)
-    """(I,) rank of the true class, 0 is best."""
-
-    def summary(self) -> str:
-        """A few lines for a terminal."""
-        m = self.metrics
-        head = (
-            f"{self.model}: acc1 {m['acc1']:.4f} "
-            f"[{self.interval.low:.4f}, {self.interval.high:.4f}], acc5 {m['acc5']:.4f}, "
-            f"mean per-class recall {m['mean_per_class_recall']:.4f}, {len(self.ids)} images"
-        )
-        return "\n".join([head, *(f"  warning: {text}" for text in self.warnings)])
-
-
-@torch.inference_mode()
-def evaluate_classification(
-    classifier: Classifier,
-    dataset: Iterable[LabelledImage],
-    bank: Tensor,
-    names: Sequence[str],
+def share_difference(
+    first: npt.NDArray[np.bool_],
+    second: npt.NDArray[np.bool_],
     *,
-    device: str | torch.device = "cpu",
-) -> ClassificationReport:
-    """Classify every image of a data set by the nearest class of a text bank.
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Interval:
+    """Percentile bootstrap interval of the second of two shares of right images, minus the first.
 
-    The score of class c is the cosine of its row and the image's embedding, in float32.
+    Both runs are scored on the same draws of images. A draw counts how many of its images only one
+    of the two has right, which is multinomial: the resamples are drawn from that.
 
     Args:
-        classifier: the model; it is handed tensors on `device` and has to be there itself.
-        dataset: any iterable of (id, (H, W, 3) uint8 RGB, label), read once.
-        bank: (K, D) unit rows, as `build_bank(classifier.encode_text, names, templates)` gives.
-        names: K class names by label; those of one name tie (`duplicate_names`).
-        device: where images are put.
+        first: (I,) whether each image is right under the first run.
+        second: (I,) under the second, the same images in the same order.
+        rng: source of the draws.
+        resamples: how many to draw.
+        level: share of resamples inside the interval.
 
     Raises:
-        DataMissingError: the data set is empty.
-        FormatError: an image, its label or its id is not as said above.
-        TypeError: `classifier` does not satisfy the protocol.
-        ValueError: the bank is not (K, D) unit rows, or an embedding is not (D,), finite, not zero.
+        ValueError: no image, shapes that differ, or `level` outside (0, 1).
     """
-    if not isinstance(classifier, Classifier):
-        raise TypeError(f"{type(classifier).__name__} has no name, encode_text and encode_image")
-    rows = _checked_bank(bank, len(names)).to(device)  # (K, D)
-    ids, labels, rankings = [], [], []
-    for image_id, image, label in _checked_images(dataset, len(names)):
-        pixels = torch.tensor(image, device=device).permute(2, 0, 1).float().div(255)  # (3, H, W)
-        scores = rows @ _unit(classifier.encode_image(pixels), rows, image_id)  # (K,)
-        rankings.append(rank_truth(scores[None], torch.tensor([label]), names))
-        ids.append(image_id)
-        labels.append(label)
-    if not ids:
-        raise DataMissingError("the data set has no image")
-    ranking = Ranking(*(np.concatenate(parts) for parts in zip(*rankings, strict=True)))
-    true = np.array(labels, dtype=np.int64)  # (I,)
-    counts = ClassificationCounts.of(ranking, true, len(names))
-    return ClassificationReport(
-        model=classifier.name,
-        names=tuple(names),
-        metrics=counts.metrics(),
-        interval=bootstrap_share(
-            int(counts.first.sum()), counts.images, rng=np.random.default_rng(_SEED)
-        ),
-        warnings=tuple(_warnings(names, counts)),
-        ids=tuple(ids),
-        labels=true,
-        ranks=ranking.rank,
-    )
-
-
-def _checked_bank(bank: Tensor, classes: int) -> Tensor:
-    if bank.ndim != 2 or len(bank) != classes or not classes:
-        raise ValueError(f"the bank must be ({classes} names, D), got {tuple(bank.shape)}")
-    if not torch.allclose(bank.float().norm(dim=1), torch.ones(1, device=bank.device), atol=1e-3):
-        raise ValueError("the bank must have unit rows; see segbench.build_bank")
-    return bank.float()
-
-
-def _checked_images(dataset: Iterable[LabelledImage], classes: int) -> Iterator[LabelledImage]:
-    seen: set[str] = set()
-    for image_id, image, label in tqdm(dataset, desc="classify", unit="image", disable=None):
-        if image_id in seen:
-            raise FormatError(f"two images have the id {image_id!r}")
-        seen.add(image_id)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise FormatError(
-                f"image {image_id}: must be (H, W, 3) uint8, got {image.shape} {image.dtype}"
-            )
-        if not 0 <= label < classes:
-            raise FormatError(f"image {image_id}: label must be in [0, {classes}), got {label}")
-        yield image_id, image, int(label)
-
-
-def _unit(embedding: Tensor, rows: Tensor, image_id: str) -> Tensor:
-    norm = embedding.float().norm()
-    if embedding.shape != rows.shape[1:] or not bool(norm.isfinite() & (norm > 0)):
+    images = len(first)
+    if first.shape != second.shape or first.ndim != 1 or not images or not 0 < level < 1:
         raise ValueError(
-            f"encode_image of {image_id} must give ({rows.shape[1]},), finite and not zero, "
-            f"got {tuple(embedding.shape)} of norm {float(norm)}"
+            f"a difference needs (I,) and (I,) with I >= 1 and level in (0, 1), "
+            f"got {first.shape}, {second.shape} and {level}"
         )
-    return F.normalize(embedding.float(), dim=0)
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    cells = np.array([gained, lost, images - gained - lost]) / images  # (3,)
+    drawn = rng.multinomial(images, cells, size=resamples)  # (resamples, 3)
+    gaps = (drawn[:, 0] - drawn[:, 1]) / images  # (resamples,)
+    low, high = np.quantile(gaps, [(1 - level) / 2, (1 + level) / 2])
+    return Interval((gained - lost) / images, float(low), float(high), level, resamples, images)
 
 
-def _warnings(names: Sequence[str], counts: ClassificationCounts) -> Iterator[str]:
+def cautions(names: Sequence[str], counts: ClassificationCounts) -> Iterator[str]:
+    """What a reader of the scores has to know: names of several classes, ties, empty classes."""
     if twice := duplicate_names(names):
         told = ", ".join(f"{name} {ids}" for name, ids in sorted(twice.items()))
         yield f"names given to more than one class, of which only the lowest can win: {told}"

@@ -1,4 +1,8 @@
-"""Confusion matrix, and intersection over union under each rule for absent classes."""
+"""Confusion matrix, and intersection over union under each rule for absent classes. Start here.
+
+Pixels are counted by (truth, prediction) and every score of segmentation is a ratio of such counts.
+What they are counted over, the mean that follows and how sure it is stand in the files beside this.
+"""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self, TypeAlias, get_args
@@ -7,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from segbench.ops.count_argmax import check_range, confusion_counts
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
@@ -91,32 +97,20 @@ def count_pairs(labels: Tensor, prediction: Tensor, classes: int) -> Tensor:
     Raises:
         ValueError: no integers, shapes that differ, or a value out of range.
     """
-    labels, prediction = _widened(labels), _widened(prediction)
+    for values in (labels, prediction):
+        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+            raise ValueError(f"a label map must hold integers, got {values.dtype}")
     if labels.shape != prediction.shape:
         raise ValueError(
             f"labels are {tuple(labels.shape)}, the prediction is {tuple(prediction.shape)}"
         )
-    scored = (labels.reshape(-1) != -1).nonzero()[:, 0]  # (n,)
-    true, predicted = labels.reshape(-1)[scored], prediction.reshape(-1)[scored]  # (n,), (n,)
-    _check_range("labels", true, classes)
-    _check_range("predictions", predicted, classes)
+    if labels.device.type == "cpu":
+        return confusion_counts(labels, prediction, classes)
+    scored = labels.long() != -1  # in int64, as in uint8 a 255 would equal the -1
+    true, predicted = labels[scored].long(), prediction[scored].long()  # (n,), (n,)
+    check_range(true, predicted, classes)
     keys = true * classes + predicted  # (n,)
     return torch.bincount(keys, minlength=classes**2).view(classes, classes)
-
-
-def _widened(values: Tensor) -> Tensor:
-    """As int64: in uint8 a 255 would equal the -1 of an ignored pixel."""
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise ValueError(f"a label map must hold integers, got {values.dtype}")
-    return values.to(torch.int64)
-
-
-def _check_range(name: str, values: Tensor, classes: int) -> None:
-    if len(values) == 0:
-        return
-    low, high = (int(end) for end in values.aminmax())
-    if low < 0 or high >= classes:
-        raise ValueError(f"{name} must be in [0, {classes}), got {low} to {high}")
 
 
 def check_label_maps(

@@ -35,15 +35,10 @@ class PerImageCounts:
     """(n,) >= 1."""
 
     @classmethod
-    def of(cls, classes: int, images: Iterable[tuple[str, IntArray]]) -> "PerImageCounts":
-        """Gather (id, (K, K) counts) of every image; one matrix is held at a time."""
-        return cls.of_sparse(classes, (_sparse(name, matrix) for name, matrix in images))
-
-    @classmethod
     def of_sparse(
         cls, classes: int, images: Iterable[tuple[str, IntArray, IntArray]]
     ) -> "PerImageCounts":
-        """Gather (id, pairs, counts) of every image, as in the attributes."""
+        """Gather (id, pairs, counts) of every image, as `sparse` gives them."""
         rows = list(images)
         empty = np.zeros(0, dtype=np.int64)
         offsets = np.cumsum([0, *(len(pairs) for _, pairs, _ in rows)], dtype=np.int64)  # (I + 1,)
@@ -147,7 +142,16 @@ class PerImageCounts:
         )
 
 
-def _sparse(name: str, matrix: IntArray) -> tuple[str, IntArray, IntArray]:
-    flat = matrix.reshape(-1)  # (K * K,)
-    pairs = np.flatnonzero(flat)
-    return name, pairs, flat[pairs]
+def sparse(counts: IntArray) -> tuple[IntArray, IntArray]:
+    """Places and values of counts that are not 0.
+
+    Args:
+        counts: of any shape, (K, K) for a confusion matrix.
+
+    Returns:
+        pairs: (n,) places in the flattened counts, ascending: true class * K + predicted class.
+        counts: (n,) of each.
+    """
+    flat = counts.reshape(-1)
+    pairs = np.flatnonzero(flat)  # (n,)
+    return pairs, flat[pairs]

@@ -1,10 +1,11 @@
-"""Models that come with the harness: CLIP made dense without training, GroupViT, and ONNX files.
+"""Models that come with the harness: CLIP made dense without training, GroupViT, and files.
 
 What a model needs (open_clip, timm, transformers, onnxruntime) is imported when it is made.
 """
 
 from types import MappingProxyType
 
+from segbench.models.checkpoint import CheckpointSegmenter, checkpoint_segmenter
 from segbench.models.dense_clip import DenseClip
 from segbench.models.factories import (
     clearclip,
@@ -28,6 +29,7 @@ ALIASES = MappingProxyType(
         "pixelclip": "segbench.models:pixelclip",
         "proxyclip": "segbench.models:proxyclip",
         "groupvit": "segbench.models:groupvit",
+        "checkpoint": "segbench.models:checkpoint_segmenter",
         "onnx": "segbench.models:onnx_segmenter",
     }
 )
@@ -35,9 +37,11 @@ ALIASES = MappingProxyType(
 
 __all__ = [
     "ALIASES",
+    "CheckpointSegmenter",
     "DenseClip",
     "GroupViTSegmenter",
     "OnnxSegmenter",
+    "checkpoint_segmenter",
     "clearclip",
     "clip",
     "groupvit",

@@ -44,7 +44,7 @@ class DenseClip:
         name: str,
         input_px: int | None = None,
         feature_px: int | None = None,
-        antialias: bool = True,
+        antialias: bool = False,
         others: Mapping[str, nn.Module] | None = None,
     ) -> None:
         for key, size in (("input_px", input_px), ("feature_px", feature_px)):
@@ -66,6 +66,25 @@ class DenseClip:
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Embed prompts, (n, D) float32, not normalised; see `Segmenter`."""
         return self.clip.encode_text(prompts)
+
+    @property
+    def image_px(self) -> int | None:
+        """Side of the squares that CLIP was trained on; None where they are no squares."""
+        side = self.clip.model.visual.image_size
+        sides = set(side) if isinstance(side, tuple | list) else {int(side)}
+        return int(sides.pop()) if len(sides) == 1 else None
+
+    @torch.inference_mode()
+    def encode_image(self, image: Tensor) -> Tensor:
+        """CLIP's own embedding of the whole image, which no method changes; see `Classifier`.
+
+        Args:
+            image: (3, H, W) float32 RGB in [0, 1], of any size.
+
+        Returns:
+            (D,) float32 on the device of the image.
+        """
+        return self.tower.pooled(image.to(self.clip.device)).to(image.device)
 
     @torch.inference_mode()
     def features(self, image: Tensor) -> Tensor:

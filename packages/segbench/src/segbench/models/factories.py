@@ -32,7 +32,7 @@ class ClipSource(TypedDict, total=False):
     """A tag of open_clip, or "random"; openai where the model has it and no checkpoint is given."""
 
     checkpoint: str
-    """A file of weights, in place of a tag."""
+    """A file of weights, in place of a tag; PixelCLIP's released files too."""
 
     device: str
     """Where the model is put; cpu."""
@@ -46,9 +46,9 @@ def clip(**source: Unpack[ClipSource]) -> DenseClip:
     return _dense("clip", PlainClip(), source)
 
 
-def maskclip(*, whole_block: bool = False, **source: Unpack[ClipSource]) -> DenseClip:
+def maskclip(*, whole_block: bool = True, **source: Unpack[ClipSource]) -> DenseClip:
     """MaskCLIP; see `MaskClip`."""
-    options = {"whole_block": True} if whole_block else {}
+    options = {} if whole_block else {"whole_block": False}
     return _dense("maskclip", MaskClip(whole_block), source, options)
 
 
@@ -76,11 +76,11 @@ def pixelclip(*, input_px: int = 320, **source: Unpack[ClipSource]) -> DenseClip
     """PixelCLIP's dense path; see `PixelClip`.
 
     As its evaluation does, images are squashed to a square, and features are resized bilinearly to
-    64 x 64 before they are normalised. Positions are resized without anti-aliasing, as in training.
+    64 x 64 before they are normalised.
 
     Args:
         input_px: side of the square; 0 takes images at their own size.
-        **source: which CLIP model.
+        **source: which CLIP model; `checkpoint` may be a file of PixelCLIP's release.
     """
     return DenseClip(
         clip := load_open_clip(**source),
@@ -88,7 +88,6 @@ def pixelclip(*, input_px: int = 320, **source: Unpack[ClipSource]) -> DenseClip
         name=title("pixelclip", clip.name, {"input_px": input_px} if input_px != 320 else {}),
         input_px=input_px or None,
         feature_px=64,
-        antialias=False,
     )
 
 

@@ -76,6 +76,26 @@ class GroupViTSegmenter:
         rows: Tensor = self.model.text_projection(pooled).float()
         return rows
 
+    @property
+    def image_px(self) -> int:
+        """Side of the squares that the model was trained on."""
+        side: int = self.model.config.vision_config.image_size
+        return side
+
+    @torch.inference_mode()
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Embed the mean of an image's groups; see `Classifier`.
+
+        Args:
+            image: (3, H, W) float32 RGB in [0, 1], of any size.
+
+        Returns:
+            (D,) float32 on the device of the image.
+        """
+        features, _ = self.groups(image.to(self.device))  # (G, C)
+        embedding: Tensor = self.model.visual_projection(features.mean(dim=0, keepdim=True))[0]
+        return embedding.float().to(image.device)
+
     @torch.inference_mode()
     def segment(self, image: Tensor, bank: Tensor) -> Tensor:
         """Class scores of the group that owns each pixel; see `Segmenter`.

@@ -2,7 +2,7 @@
 
     method      attention of the last block             residual    feed-forward
     clip        softmax(q k^T / sqrt d) v               yes         yes
-    maskclip    v                                       no          no
+    maskclip    v                                       yes         yes
     sclip       (softmax(q q^T) + softmax(k k^T)) v     yes         yes
     clearclip   softmax(q q^T / sqrt d) v               no          no
     naclip      softmax(k k^T / sqrt d + Gaussian) v    no          no
@@ -57,13 +57,14 @@ class MaskClip:
         y = W_o W_v ln_1(x)
 
     The paper states it for attention pooling, where nothing follows but the projection. What
-    becomes of the residual and the feed-forward network of a ViT it does not say.
+    becomes of the residual and the feed-forward network of a ViT it does not say; its released code
+    keeps both: x + y, and then the feed-forward network.
 
     Attributes:
-        whole_block: keep both, x + y and then the feed-forward network.
+        whole_block: keep both. Without them the values stand alone, as in methods that came later.
     """
 
-    whole_block: bool = False
+    whole_block: bool = True
 
     def __call__(self, block: LastBlock, seen: Seen) -> Tensor:
         """(h, w, C); see `LastLayer`."""
@@ -82,8 +83,8 @@ class SClip:
 
         y = x + W_o (softmax(q q^T / tau) + softmax(k k^T / tau)) v
 
-    then the feed-forward network. The two maps are added and not averaged, so rows sum to 2. The
-    class token takes part as any token.
+    then the feed-forward network; d is the width of a head. The two maps are added and not
+    averaged, so rows sum to 2. The class token takes part as any token.
     """
 
     def __call__(self, block: LastBlock, seen: Seen) -> Tensor:
@@ -121,8 +122,9 @@ class NaClip:
         y = W_o softmax(k k^T / sqrt(d) + omega) v
         omega[i, j] = exp(-|place of i - place of j|^2 / (2 sigma^2))       places in patches
 
-    The Gaussian is 1 at its centre. The paper is silent on the class token: here it takes part as
-    any token, with omega 0.
+    The Gaussian is 1 at its centre. The paper is silent on the class token: in its released code,
+    and here, it takes part as any token, with omega 0. What the release adds after the scores
+    (PAMR, on by default) is no part of this.
 
     Attributes:
         sigma: width of the Gaussian in patches, > 0.

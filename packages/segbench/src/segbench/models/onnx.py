@@ -40,7 +40,7 @@ class OnnxSegmenter:
         softmax: give probabilities over all K classes in place of logits, as thresholds need.
         align_corners: the corners of the logits are those of the input, as DeepLab's 33 x 33 of
             513 x 513 are: they are resized to the input's size so, which covers it evenly.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:1".
 
     Raises:
         ValueError: no such file, no image input, no such output, or an alias of no class.
@@ -166,11 +166,13 @@ def _open(path: Path, device: str) -> Any:
     runtime = needed("onnxruntime", "onnxruntime")
     if not path.is_file():
         raise ValueError(f"no ONNX file at {str(path)!r}")
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device)
+    kind, _, number = device.partition(":")
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(kind)
     if provider not in runtime.get_available_providers():
         raise ValueError(f"onnxruntime does not run on {device!r} here")
+    chosen = (provider, {"device_id": int(number)}) if number else provider
     try:
-        return runtime.InferenceSession(str(path), providers=[provider])
+        return runtime.InferenceSession(str(path), providers=[chosen])
     # onnxruntime raises classes of its own that have no common base but Exception
     except Exception as error:
         raise ValueError(f"{path} cannot be read: {one_line(error)}") from error

@@ -1,6 +1,7 @@
 """open_clip models by name, checked before use."""
 
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from segbench.models.optional import needed
+from segbench.models.pixelclip_release import released_clip, wants_quick_gelu
 from segbench.models.weights import one_line
 
 RANDOM = "random"
@@ -72,13 +74,14 @@ def load_open_clip(
 
     The activation belongs to the weights: those of a tag that was trained with QuickGELU get it
     also where the architecture's name does not ask for it. Weights from a file cannot say so: name
-    a `-quickgelu` architecture or set `quick_gelu`.
+    a `-quickgelu` architecture or set `quick_gelu`. Of PixelCLIP's released files it is known.
 
     Args:
         model: a name of `open_clip.list_models()`, `local-dir:FOLDER` or `hf-hub:ORG/REPO`.
         pretrained: a tag of `open_clip.list_pretrained()`, or "random"; openai where neither this
             nor `checkpoint` is given and the model has that tag.
-        checkpoint: a file of weights, in place of a tag; any layout that open_clip reads.
+        checkpoint: a file of weights, in place of a tag; any layout that open_clip reads, or a file
+            of PixelCLIP's release.
         device: where the model is put.
         quick_gelu: use QuickGELU in any case.
 
@@ -95,18 +98,21 @@ def load_open_clip(
     )
     if "quickgelu" in model and tag and not tag.get("quick_gelu", False):
         raise ValueError(f"pretrained {weights!r} was not trained with QuickGELU as {model} has it")
+    released = released_clip(Path(checkpoint)) if checkpoint else None
+    quick_gelu |= bool(tag.get("quick_gelu", False)) or wants_quick_gelu(released or {})
+    options = {"force_quick_gelu": quick_gelu, "device": device}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            loaded = open_clip.create_model(
-                model,
-                pretrained=weights,
-                load_weights=pretrained != RANDOM,
-                require_pretrained=pretrained != RANDOM,
-                pretrained_text=pretrained != RANDOM,
-                force_quick_gelu=quick_gelu or bool(tag.get("quick_gelu", False)),
-                device=device,
-            )
+            if released is not None:
+                loaded = _without_weights(open_clip, model, options)
+                loaded.load_state_dict(released)
+            elif pretrained == RANDOM:
+                loaded = _without_weights(open_clip, model, options)
+            else:
+                loaded = open_clip.create_model(
+                    model, pretrained=weights, require_pretrained=True, **options
+                )
         # every reader that open_clip tries has errors of its own, RuntimeError most of all
         except Exception as error:
             wanted = checkpoint or pretrained or "its weights"
@@ -119,6 +125,20 @@ def load_open_clip(
         mean=tuple(colours["mean"]),
         std=tuple(colours["std"]),
     )
+
+
+def _without_weights(open_clip: ModuleType, model: str, options: dict[str, Any]) -> Any:
+    """A model as it is drawn; open_clip's warning that it is random is left out."""
+    root = logging.getLogger()  # which open_clip logs to
+    root.addFilter(_not_of_random_weights)
+    try:
+        return open_clip.create_model(model, load_weights=False, pretrained_text=False, **options)
+    finally:
+        root.removeFilter(_not_of_random_weights)
+
+
+def _not_of_random_weights(record: logging.LogRecord) -> bool:
+    return "initialized randomly" not in record.getMessage()
 
 
 def _last_part(text: str) -> str:

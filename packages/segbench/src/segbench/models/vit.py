@@ -92,7 +92,8 @@ class ClipViT:
         mean: of the channels, on a scale of 0 to 1.
         std: of the channels.
         antialias: anti-alias positions, as open_clip does when it loads weights into a model of
-            another size; `torch.nn.functional.interpolate` does not unless it is told to.
+            another size. The code of the dense methods does not, and PyTorch's cubic differs
+            between the two even where a grid grows.
 
     Raises:
         ValueError: the tower is no plain ViT: a ResNet, a timm model, attentional pooling, or
@@ -105,7 +106,7 @@ class ClipViT:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         *,
-        antialias: bool = True,
+        antialias: bool = False,
     ) -> None:
         _check_tower(visual)
         self.visual = visual
@@ -133,6 +134,24 @@ class ClipViT:
         for block in self.early:
             tokens = block(tokens[None])[0]
         return Seen(image=image, tokens=tokens, grid=grid)
+
+    def pooled(self, image: Tensor) -> Tensor:
+        """The embedding of the whole image, as the tower itself makes it.
+
+        Args:
+            image: (3, H, W) float32 RGB in [0, 1] on the device of the tower.
+
+        Returns:
+            (D,), not normalised.
+        """
+        tokens = self.last.whole(self.before_last(image).tokens)  # (1 + N, C)
+        if self.visual.pool_type == "tok":
+            return self.to_joint_space(tokens[0])
+        patches = tokens[1:]  # (N, C), averaged before or after the norm
+        if self.visual.final_ln_after_pool:
+            return self.to_joint_space(patches.mean(dim=0))
+        out: Tensor = self.visual.ln_post(patches).mean(dim=0) @ self.visual.proj
+        return out
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embeddings of a grid, (1 + h w, C)."""

@@ -9,8 +9,17 @@ softmax_floor   background where the winner's probability is low (SCLIP, NACLIP)
 import torch
 from torch import Tensor
 
-from segbench.protocols.inference import resize_argmax, resize_scores
+from segbench.protocols.inference import (
+    ScoreMap,
+    WindowScores,
+    resize_argmax,
+    resize_scores,
+    take_classes,
+)
 from segbench.protocols.task import Task
+
+_AT_ONCE = 8
+"""Queries whose scores are held at full size at a time, for a sum over all of them."""
 
 
 def add_threshold_channel(scores: Tensor, threshold: float, label: int = 0) -> Tensor:
@@ -37,11 +46,11 @@ def add_threshold_channel(scores: Tensor, threshold: float, label: int = 0) -> T
     return torch.cat([scores[:label], background[None], scores[label:]])
 
 
-def decide(scores: Tensor, size: tuple[int, int], task: Task, owners: Tensor) -> Tensor:
-    """Resize merged scores to the labels' resolution and pick a label id for every pixel.
+def decide(scores: ScoreMap, size: tuple[int, int], task: Task, owners: Tensor) -> Tensor:
+    """Merge scores, resize them to the labels' resolution and pick a label id for every pixel.
 
     Args:
-        scores: (Q, h, w) of every query; with policy `threshold` one more, the background.
+        scores: of every of the Q queries; with policy `threshold` of one more, the background.
         size: (H, W) of the labels.
         task: gives the background policy.
         owners: (Q,) int64, the label id that a query stands for.
@@ -50,7 +59,9 @@ def decide(scores: Tensor, size: tuple[int, int], task: Task, owners: Tensor) ->
         (H, W) int64 label ids. The first index wins a tie; background counts at its own index.
     """
     if task.background == "none":
-        return owners[resize_argmax(scores, size)[1]]
+        winner = resize_argmax(scores, size)[1]
+        in_order = torch.arange(len(owners), device=owners.device)
+        return winner if torch.equal(owners, in_order) else owners[winner]
     if task.background == "threshold":
         return resize_argmax(scores, size)[1]  # one query a class, so the channel is the label id
     sure, labels, loses_tie = rank(scores, size, task, owners)
@@ -60,12 +71,12 @@ def decide(scores: Tensor, size: tuple[int, int], task: Task, owners: Tensor) ->
 
 
 def rank(
-    scores: Tensor, size: tuple[int, int], task: Task, owners: Tensor
+    scores: ScoreMap, size: tuple[int, int], task: Task, owners: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What decides about background under `constant` and `softmax_floor`, before the threshold.
 
     Args:
-        scores: (Q, h, w) merged scores of every query.
+        scores: of every of the Q queries.
         size: (H, W) of the labels.
         task: gives the policy.
         owners: (Q,) int64, the label id that a query stands for.
@@ -75,20 +86,32 @@ def rank(
         labels: (H, W) int64 label ids of the best queries.
         loses_tie: (H, W) bool, whether background wins where `sure` is the value itself.
     """
-    best, winner = resize_argmax(scores, size)  # (H, W), (H, W)
-    probable = None
-    if task.background == "softmax_floor":
-        logits = task.background_scale * resize_scores(scores, size)
-        probable = logits.softmax(dim=0)  # (Q, H, W), over all queries
+    peak, winner = resize_argmax(scores, size)  # (H, W), (H, W)
+    best = peak
     if task.area_floor:
         kept = _large_enough(owners[winner], owners, task)  # (Q,)
-        best, place = resize_argmax(scores[kept], size)
+        best, place = resize_argmax(take_classes(scores, kept), size)
         winner = kept.nonzero()[:, 0][place]
     labels = owners[winner]
-    if probable is None:
+    if task.background == "constant":
         return best, labels, labels >= task.background_label
-    sure = probable.gather(0, winner[None])[0]  # (H, W)
+    total = _sum_of_exponentials(scores, peak, task.background_scale)  # (H, W), over all queries
+    sure = (task.background_scale * best - task.background_scale * peak).exp() / total
     return sure, labels, torch.zeros_like(labels, dtype=torch.bool)
+
+
+def _sum_of_exponentials(scores: ScoreMap, peak: Tensor, scale: float) -> Tensor:
+    """(H, W) sum over queries of exp(scale * (score - peak)), a few queries at a time.
+
+    Equals the denominator of a softmax over all Q at full size up to rounding.
+    """
+    size = (peak.shape[0], peak.shape[1])
+    queries = scores.scores.shape[1] if isinstance(scores, WindowScores) else len(scores)
+    total = torch.zeros_like(peak)  # (H, W)
+    for first in range(0, queries, _AT_ONCE):
+        part = resize_scores(take_classes(scores, slice(first, first + _AT_ONCE)), size)
+        total += (scale * part - scale * peak).exp().sum(dim=0)
+    return total
 
 
 def _large_enough(labels: Tensor, owners: Tensor, task: Task) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from segbench.words import fill_template
 
@@ -14,6 +15,7 @@ Averaging = Literal["normalise_mean_normalise", "mean_then_normalise"]
 mean_then_normalise: GroupViT, CoCu, TCL, whose text encoders return raw projections."""
 
 _BATCH = 256  # prompts encoded at a time
+_SOON = 8  # batches that need no progress shown
 
 
 @torch.inference_mode()
@@ -63,7 +65,11 @@ def build_bank(
 
 def _encode(encode_text: Callable[[Sequence[str]], Tensor], prompts: Sequence[str]) -> Tensor:
     batches = [prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH)]
-    rows = torch.cat([encode_text(batch).float() for batch in batches])  # (n, D)
+    is_long = len(batches) > _SOON  # 80 templates of 1000 classes take hours of a CPU
+    bar = tqdm(
+        batches, desc="text bank", unit="batch", disable=None if is_long else True, leave=False
+    )
+    rows = torch.cat([encode_text(batch).float() for batch in bar])  # (n, D)
     if rows.ndim != 2 or len(rows) != len(prompts):
         raise ValueError(f"encode_text of {len(prompts)} prompts gave {tuple(rows.shape)}")
     norms = rows.norm(dim=1)  # (n,)

@@ -1,12 +1,16 @@
 """From an image to label-resolution scores: resizing, windows and merging."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from itertools import chain
+from typing import NamedTuple, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segbench.ops.count_argmax import resize_argmax as fused_resize_argmax
+from segbench.ops.merge_argmax import merge_argmax
+from segbench.ops.merge_argmax.reference import merge_reference
 
 
 class Window(NamedTuple):
@@ -16,6 +20,25 @@ class Window(NamedTuple):
     left: int
     bottom: int
     right: int
+
+
+class WindowScores(NamedTuple):
+    """Scores of the windows of an image, at the resolution of the segmenter and not yet merged."""
+
+    scores: Tensor
+    """(n, K, h, w)"""
+    places: tuple[Window, ...]
+    """n, of one size."""
+    resized_size: tuple[int, int]
+    """(H', W') of the image that the windows were cut from."""
+
+    def merged(self) -> Tensor:
+        """(K, H', W') float32 mean of the windows where they overlap."""
+        return merge_reference(self.scores, self.places, self.resized_size)
+
+
+ScoreMap: TypeAlias = Tensor | WindowScores
+"""Scores of K classes over an image: (K, h, w), or those of its windows."""
 
 
 def resized_size(
@@ -48,26 +71,37 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (K, h, w) scores bilinearly (`align_corners=False`) to (K, H, W) float32."""
-    return F.interpolate(scores.float()[None], size, mode="bilinear", align_corners=False)[0]
+def resize_scores(scores: ScoreMap, size: tuple[int, int]) -> Tensor:
+    """Resize scores of K classes bilinearly (`align_corners=False`) to (K, H, W) float32."""
+    whole = scores.merged() if isinstance(scores, WindowScores) else scores  # (K, h, w)
+    return F.interpolate(whole.float()[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def resize_argmax(scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def take_classes(scores: ScoreMap, chosen: Tensor | slice) -> ScoreMap:
+    """Scores of the classes that a mask or a slice names, in their order."""
+    if isinstance(scores, WindowScores):
+        return scores._replace(scores=scores.scores[:, chosen])
+    return scores[chosen]
+
+
+def resize_argmax(scores: ScoreMap, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Resize scores bilinearly and take the best class of every pixel.
 
     Equals `resize_scores` followed by `max`, but never holds all classes at full size, and compares
-    only classes that can win (`segbench.ops.count_argmax`).
+    only classes that can win (`segbench.ops.count_argmax`, `segbench.ops.merge_argmax`).
 
     Args:
-        scores: (K, h, w), finite and within 1e38.
+        scores: of K classes, finite and within 1e38, or 1e38 / n where there are n windows.
         size: (H, W).
 
     Returns:
         best: (H, W) float32, the winning score.
         winner: (H, W) int64; the first index wins a tie.
     """
-    best, winner = fused_resize_argmax(scores, size)
+    if isinstance(scores, WindowScores):
+        best, winner = merge_argmax(*scores, size)
+    else:
+        best, winner = fused_resize_argmax(scores, size)
     return best, winner.long()
 
 
@@ -93,29 +127,27 @@ def _spans(length: int, window_px: int, stride_px: int) -> list[tuple[int, int]]
 
 def merge_windows(
     score: Callable[[Tensor], Tensor], image: Tensor, window_px: int, stride_px: int
-) -> Tensor:
-    """Score windows and average them where they overlap.
+) -> ScoreMap:
+    """Score windows, whose mean counts where they overlap.
 
     Each window's scores are resized to the window, added up, and divided by the number of windows
-    that cover a pixel.
+    that cover a pixel. That is left to those who read the scores, who need not hold all classes at
+    the size of the image; it is done here where the windows' own scores would take more memory, or
+    differ in size.
 
     Args:
-        score: (3, y, x) window -> (K, h, w) scores.
+        score: (3, y, x) window -> (K, h, w) scores; called in the order of windows.
         image: (3, H, W) float32.
         window_px: side of a window.
         stride_px: step between windows.
-
-    Returns:
-        (K, H, W) float32.
     """
-    height, width = image.shape[1:]
-    hits = image.new_zeros(height, width)  # (H, W)
-    total: Tensor | None = None
-    for top, left, bottom, right in windows(height, width, window_px, stride_px):
-        part = score(image[:, top:bottom, left:right])  # (K, h, w)
-        if total is None:
-            total = image.new_zeros(len(part), height, width)  # (K, H, W)
-        total[:, top:bottom, left:right] += resize_scores(part, (bottom - top, right - left))
-        hits[top:bottom, left:right] += 1
-    assert total is not None  # there is at least one window
-    return total.div_(hits)
+    size = (image.shape[1], image.shape[2])
+    places = tuple(windows(*size, window_px, stride_px))
+    parts = (score(image[:, top:bottom, left:right]) for top, left, bottom, right in places)
+    first = next(parts)  # (K, h, w)
+    if len(places) * first[0].numel() > size[0] * size[1]:
+        return merge_reference(chain([first], parts), places, size)
+    kept = [first, *parts]
+    if len({part.shape for part in kept}) > 1:
+        return merge_reference(kept, places, size)
+    return WindowScores(torch.stack(kept), places, size)

@@ -11,7 +11,7 @@ from segbench.errors import FormatError
 from segbench.protocols.background import add_threshold_channel, decide
 from segbench.protocols.bank import build_bank
 from segbench.protocols.bank_cache import cached_bank
-from segbench.protocols.inference import merge_windows, resize_image, resized_size
+from segbench.protocols.inference import ScoreMap, merge_windows, resize_image, resized_size
 from segbench.protocols.task import Task
 from segbench.segmenter import Segmenter
 from segbench.words import clean_name, load_queries, load_templates
@@ -154,8 +154,8 @@ def enlarged(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return labels[rows[:, None], columns]
 
 
-def merged_scores(score: Callable[[Tensor], Tensor], image: Tensor, task: Task) -> Tensor:
-    """Scores of an image under a protocol: resized, cut into windows, scored, merged.
+def merged_scores(score: Callable[[Tensor], Tensor], image: Tensor, task: Task) -> ScoreMap:
+    """Scores of an image under a protocol: resized, cut into windows, scored.
 
     Args:
         score: (3, y, x) window -> (K, h, w) scores; called once a window, in their order.
@@ -163,7 +163,7 @@ def merged_scores(score: Callable[[Tensor], Tensor], image: Tensor, task: Task) 
         task: the protocol.
 
     Returns:
-        (K, h, w), or at the size of the resized image where there are windows.
+        (K, h, w), or the scores of windows that count by their mean where they overlap.
     """
     height, width = image.shape[1:]
     resized = resize_image(image, resized_size(height, width, task.short_px, task.long_px))
@@ -182,6 +182,7 @@ def checked_scores(scores: Tensor, classes: int) -> Tensor:
     """
     if scores.ndim != 3 or len(scores) != classes:
         raise ValueError(f"segment must give ({classes}, h, w), got {tuple(scores.shape)}")
-    if not bool(scores.isfinite().all()):
+    # a sum stays infinite or NaN; finite scores may overflow in it, and are looked at one by one
+    if not (bool(scores.sum().isfinite()) or bool(scores.isfinite().all())):
         raise ValueError("segment gave scores that are not finite; use a low number for -inf")
     return scores.float()

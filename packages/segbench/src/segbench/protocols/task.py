@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from segbench.datasets import check_spec
+from segbench.datasets import IMAGE_OPTIONS, check_spec
 from segbench.errors import FormatError, UsageError, unknown
 from segbench.metrics.confusion import ABSENT_RULES, AbsentRule
 from segbench.protocols.bank import Averaging
@@ -182,7 +182,7 @@ def _check_choice(task: Task, key: str, choices: tuple[str, ...]) -> None:
 
 
 def list_tasks() -> list[str]:
-    """Ids of the tasks that come with the package, sorted."""
+    """Ids of the tasks that come with the package, of segmentation and classification, sorted."""
     combined = [f"{dataset}@{name}" for name in _stems("protocols") for dataset in _defined(name)]
     return sorted([*_stems("tasks"), *combined])
 
@@ -219,32 +219,44 @@ def combine(dataset: str, protocol: str) -> Task:
         raise UsageError(unknown(f"data set of protocol {protocol}", dataset, _defined(protocol)))
     common = {key: value for key, value in content.items() if not isinstance(value, dict)}
     fields_of_task = {**common, **content[dataset], "dataset": {"kind": dataset}}
-    _check_types(fields_of_task, f"{protocol}.toml")
+    _check_types(fields_of_task, f"{protocol}.toml", Task)
     return Task(id=f"{dataset}@{protocol}", **fields_of_task)
 
 
 def load_task(name_or_path: str | Path) -> Task:
-    """Load a task by id, or from a TOML file of your own.
+    """Load a task of segmentation by id, or from a TOML file of your own.
 
     Args:
         name_or_path: an id of `list_tasks()`, or a path that ends in `.toml`.
 
     Raises:
-        UsageError: no such task or file.
+        UsageError: no such task or file, or one that classifies images (`load_any_task`).
         FormatError: the file is not TOML, has an unknown key or a value out of range.
+    """
+    found = task_text(name_or_path)
+    if found is None:
+        return combine(*str(name_or_path).split("@"))
+    return parse_task(*found)
+
+
+def task_text(name_or_path: str | Path) -> tuple[str, str] | None:
+    """The TOML of a task and the name of its file; None where a protocol and a data set make it.
+
+    Raises:
+        UsageError: no such task or file.
     """
     name = str(name_or_path)
     if name.endswith(".toml"):
         path = Path(name_or_path)
         if not path.is_file():
             raise UsageError(f"no task file at {path}")
-        return parse_task(path.read_text(encoding="utf-8"), str(path))
+        return path.read_text(encoding="utf-8"), str(path)
     if name not in list_tasks():
         raise UsageError(unknown("task", name, list_tasks()))
     if name not in _stems("tasks"):
-        return combine(*name.split("@"))
+        return None
     text = (files("segbench") / "tasks" / f"{name}.toml").read_text(encoding="utf-8")
-    return parse_task(text, f"{name}.toml")
+    return text, f"{name}.toml"
 
 
 def parse_task(text: str, source: str) -> Task:
@@ -256,19 +268,44 @@ def parse_task(text: str, source: str) -> Task:
 
     Raises:
         FormatError: not TOML, an unknown or missing key, a wrong type, or a value out of range.
+        UsageError: it classifies images.
+    """
+    content = parsed_toml(text, source)
+    if content["dataset"].get("kind") in IMAGE_OPTIONS:
+        raise UsageError(
+            f"{Path(source).stem} classifies images, which only `segbench run` and "
+            "evaluate_classification do"
+        )
+    return Task(**task_fields(content, source, Task))
+
+
+def parsed_toml(text: str, source: str) -> dict[str, Any]:
+    """The content of a task file, with a table `dataset`.
+
+    Raises:
+        FormatError: not TOML, or without that table.
     """
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise FormatError(f"{source}: {error}") from error
-    known = [field.name for field in fields(Task)]
+    if not isinstance(content.get("dataset"), dict):
+        raise FormatError(f"{source}: a task needs a table [dataset]")
+    return content
+
+
+def task_fields(content: Mapping[str, Any], source: str, kind: type) -> dict[str, Any]:
+    """Fields of a dataclass of tasks from the content of a file, whose stem is the default id.
+
+    Raises:
+        FormatError: an unknown key or a wrong type.
+    """
+    known = [field.name for field in fields(kind)]
     for key in content:
         if key not in known:
             raise FormatError(unknown("key", key, known, source))
-    if not isinstance(content.get("dataset"), dict):
-        raise FormatError(f"{source}: a task needs a table [dataset]")
-    _check_types(content, source)
-    return Task(**{"id": Path(source).stem, **content})
+    _check_types(content, source, kind)
+    return {"id": Path(source).stem, **content}
 
 
 _TOML_TYPES: dict[Any, type | tuple[type, ...]] = {
@@ -282,11 +319,11 @@ _TOML_TYPES: dict[Any, type | tuple[type, ...]] = {
 """What TOML must hold for a field of each type; the other fields are strings."""
 
 
-def _check_types(content: Mapping[str, Any], source: str) -> None:
-    for field in fields(Task):
+def _check_types(content: Mapping[str, Any], source: str, kind: type) -> None:
+    for field in fields(kind):
         if field.name not in content:
             continue
-        kind, value = _TOML_TYPES.get(field.type, str), content[field.name]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        wants, value = _TOML_TYPES.get(field.type, str), content[field.name]
+        if not isinstance(value, wants) or (isinstance(value, bool) and wants is not bool):
             wanted = getattr(field.type, "__name__", field.type)
             raise FormatError(f"{source}: {field.name} must be {wanted}, got {value!r}")

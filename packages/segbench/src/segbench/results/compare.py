@@ -6,8 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from segbench.errors import UsageError
+from segbench.metrics.classification import share_difference
 from segbench.metrics.confusion import AbsentRule, Areas
 from segbench.metrics.interval import Interval, paired_difference
+from segbench.results.any_report import AnyReport
+from segbench.results.classification import ClassificationReport
 from segbench.results.report import Report
 
 _SEED = 0  # of the bootstrap: the same reports give the same interval
@@ -21,9 +24,11 @@ class Comparison:
     first: str
     second: str
     difference: Interval
-    """mIoU(second) - mIoU(first), paired over the images that both scored."""
+    """Score of the second - score of the first, paired over the images that both scored."""
     per_class: tuple[tuple[str, float], ...]
-    """(class name, IoU(second) - IoU(first)) over those images, largest gain first."""
+    """(class name, gain of its IoU or recall) over those images, largest gain first."""
+    score: str = "mIoU"
+    """What is compared: mIoU, or acc1 of runs that classify."""
 
     @property
     def is_real(self) -> bool:
@@ -35,7 +40,7 @@ class Comparison:
         gap = self.difference
         verdict = "real" if self.is_real else "not told apart from chance"
         lines = [
-            f"{self.task}: {self.second} - {self.first} = {100 * gap.point:+.2f} mIoU "
+            f"{self.task}: {self.second} - {self.first} = {100 * gap.point:+.2f} {self.score} "
             f"[{100 * gap.low:+.2f}, {100 * gap.high:+.2f}] over {gap.images} images: {verdict}"
         ]
         shown = self.per_class if len(self.per_class) <= 10 else _ends(self.per_class)
@@ -46,7 +51,7 @@ def _ends(rows: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
     return rows[:5] + rows[-5:]
 
 
-def compare(first: Report, second: Report) -> Comparison:
+def compare(first: AnyReport, second: AnyReport) -> Comparison:
     """Tell whether the second run is better than the first.
 
     Raises:
@@ -60,11 +65,17 @@ def compare(first: Report, second: Report) -> Comparison:
         )
     if first.names != second.names:
         raise UsageError("runs differ in their class names")
-    both = sorted(set(first.per_image.ids) & set(second.per_image.ids))
-    if not both:
-        raise UsageError("runs share no image")
-    if not _same_labels(first, second, both):
-        raise UsageError("runs were scored against different labels")
+    if isinstance(first, Report) and isinstance(second, Report):
+        return _compare_maps(first, second)
+    assert isinstance(first, ClassificationReport)  # hashes of the two kinds of tasks differ
+    assert isinstance(second, ClassificationReport)
+    return _compare_answers(first, second)
+
+
+def _compare_maps(first: Report, second: Report) -> Comparison:
+    both = _shared(first.per_image.ids, second.per_image.ids)
+    same = np.array_equal(first.per_image.select(both).gt, second.per_image.select(both).gt)
+    _check_labels(same)
     difference = paired_difference(
         first.per_image, second.per_image, rng=np.random.default_rng(_SEED), rule=_rule(first)
     )
@@ -77,8 +88,36 @@ def compare(first: Report, second: Report) -> Comparison:
     )
 
 
-def _same_labels(first: Report, second: Report, ids: Sequence[str]) -> bool:
-    return np.array_equal(first.per_image.select(ids).gt, second.per_image.select(ids).gt)
+def _compare_answers(first: ClassificationReport, second: ClassificationReport) -> Comparison:
+    both = _shared(first.answers.ids, second.answers.ids)
+    (labels, right), (other, right2) = (each.answers.select(both) for each in (first, second))
+    _check_labels(np.array_equal(labels, other))
+    total = np.bincount(labels, minlength=len(first.names))  # (K,)
+    gains = np.zeros(len(first.names), np.int64)  # (K,) images won less those lost
+    np.add.at(gains, labels, right2.astype(np.int64) - right)
+    rows = zip(first.names, gains, total, strict=True)
+    known = [(name, float(gain / images)) for name, gain, images in rows if images]
+    return Comparison(
+        task=first.task["id"],
+        first=first.model["name"],
+        second=second.model["name"],
+        difference=share_difference(right, right2, rng=np.random.default_rng(_SEED)),
+        per_class=tuple(sorted(known, key=lambda pair: -pair[1])),
+        score="acc1",
+    )
+
+
+def _shared(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """Ids of the images that both runs scored, sorted."""
+    both = sorted(set(first) & set(second))
+    if not both:
+        raise UsageError("runs share no image")
+    return both
+
+
+def _check_labels(same: bool) -> None:
+    if not same:
+        raise UsageError("runs were scored against different labels")
 
 
 def _rule(report: Report) -> AbsentRule:

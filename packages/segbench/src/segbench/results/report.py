@@ -1,9 +1,6 @@
 """What an evaluation found: scores, how sure they are, and `results.json`."""
 
-import hashlib
 import io
-import json
-import math
 import platform
 import shlex
 import sys
@@ -17,10 +14,10 @@ import numpy as np
 import torch
 
 from segbench.errors import FormatError
-from segbench.files import write_atomically
 from segbench.metrics.confusion import ABSENT_RULES, AbsentRule, ConfusionMatrix
 from segbench.metrics.interval import Interval, bootstrap
 from segbench.metrics.per_image import PerImageCounts
+from segbench.results.stored import read_results, results_file, with_nan, write_results
 
 KIND = "segbench-results"
 SCHEMA_VERSION = 1
@@ -28,7 +25,8 @@ _NOT_SUBSETS = frozenset({"image", "fg", *ABSENT_RULES})  # what may follow `mio
 _SEED = 0  # of the bootstrap: the same counts give the same interval
 
 
-def _command() -> str:
+def command_line() -> str:
+    """What was called."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
@@ -59,7 +57,7 @@ class Report:
     environment: dict[str, str]
     warnings: tuple[str, ...]
     """What a reader of the numbers has to know, such as skipped images."""
-    command: str = field(default_factory=_command)
+    command: str = field(default_factory=command_line)
     per_image: PerImageCounts = field(repr=False, compare=False)
     """Confusion counts of every image, stored beside `results.json`."""
 
@@ -97,22 +95,11 @@ class Report:
         return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
 
     def write(self, folder: Path) -> None:
-        """Write `confusion.npy`, `per_image.npz` and then `results.json` into `folder`.
-
-        Each file is written under a temporary name and renamed. The JSON comes last and holds the
-        checksums of the others, so a folder with a `results.json` is complete.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").unlink(missing_ok=True)  # never beside the arrays of another run
+        """Write `confusion.npy`, `per_image.npz` and then `results.json`; see `write_results`."""
         buffer = io.BytesIO()
         np.save(buffer, self.per_image.total())
-        contents = {"confusion.npy": buffer.getvalue(), "per_image.npz": self.per_image.to_bytes()}
-        for name, data in contents.items():
-            write_atomically(folder / name, data)
-        content = {"kind": KIND, "schema_version": SCHEMA_VERSION, **self._fields()}
-        content["files"] = {name: _sha256(data) for name, data in contents.items()}
-        text = json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n"
-        write_atomically(folder / "results.json", text.encode())
+        arrays = {"confusion.npy": buffer.getvalue(), "per_image.npz": self.per_image.to_bytes()}
+        write_results(folder, self._fields(), arrays, kind=KIND, version=SCHEMA_VERSION)
 
     def _fields(self) -> dict[str, Any]:
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "per_image"}
@@ -125,20 +112,8 @@ class Report:
         Raises:
             FormatError: a file is missing, damaged, or of a kind or version that is not read here.
         """
-        path = path / "results.json" if path.is_dir() else path
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{path}: cannot be read: {error}") from error
-        found = content.pop("kind", None), content.pop("schema_version", None)
-        if found != (KIND, SCHEMA_VERSION):
-            raise FormatError(
-                f"{path}: found {found[0]} version {found[1]}, reads {KIND} {SCHEMA_VERSION}"
-            )
-        for name, digest in content.pop("files").items():
-            beside = path.parent / name
-            if not beside.is_file() or _sha256(beside.read_bytes()) != digest:
-                raise FormatError(f"{beside}: missing or not the file that {path.name} names")
+        path = results_file(path)
+        content = read_results(path, kind=KIND, version=SCHEMA_VERSION)
         per_image = PerImageCounts.read(path.parent / "per_image.npz")
         return cls(**_from_json(content), per_image=per_image)
 
@@ -146,36 +121,21 @@ class Report:
 def _from_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """Give fields the types that JSON took from them."""
     tuples = {key: tuple(content[key]) for key in ("names", "prompts", "templates", "warnings")}
-    per_class = tuple(_with_nan(row) for row in content["per_class"])
-    dataset = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in content["data"]["dataset"].items()
-    }
+    per_class = tuple(with_nan(row) for row in content["per_class"])
     return {
         **content,
         **tuples,
-        "data": {**content["data"], "dataset": dataset},
-        "metrics": _with_nan(content["metrics"]),
+        "data": with_tuples(content["data"]),
+        "metrics": with_nan(content["metrics"]),
         "per_class": per_class,
-        "interval": Interval(**_with_nan(content["interval"])),
+        "interval": Interval(**with_nan(content["interval"])),
     }
 
 
-def _with_nan(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in numbers.items()}
-
-
-def without_nan(value: Any) -> Any:
-    """The same JSON value with null for NaN."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of its data, with tuples for lists in the data set's options."""
+    options = data["dataset"].items()
+    return {**data, "dataset": {k: tuple(v) if isinstance(v, list) else v for k, v in options}}
 
 
 def summarise(

@@ -10,6 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from segbench.results.any_report import AnyReport
+from segbench.results.classification import ClassificationReport
 from segbench.results.report import Report
 
 Format = Literal["markdown", "latex", "csv"]
@@ -19,6 +21,9 @@ COLUMNS: Mapping[str, str] = {
     "coco_object81": "COCO-obj", "coco_stuff171": "Stuff", "cityscapes19": "City", "ade150": "ADE",
 }  # fmt: skip
 """The eight benchmarks in the order in which papers print them, by the data set of a task."""
+
+ACCURACIES: Mapping[str, str] = {"imagenet1k": "IN-1K acc1"}
+"""Data sets that are classified, whose accuracy stands behind the average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +92,46 @@ def _details(report: Report, subsets: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def benchmark_table(reports: Iterable[Report], *, published: bool = False) -> Table:
-    """Models by the eight benchmarks, in the order in which papers print them.
+def classification_table(reports: Iterable[ClassificationReport]) -> Table:
+    """Every run that classified in a row, by task and then best acc1 first.
+
+    Columns but the first three and the ties are percentages. A row with warnings is marked with a
+    dagger and its warnings are notes.
+    """
+    chosen = sorted(reports, key=lambda report: (report.task["id"], -report.metrics["acc1"]))
+    head = ("task", "model", "images", "acc1", "95 % interval", "acc5", "mean recall", "ties")
+    rows = tuple(
+        (
+            f"{report.task['id']} v{report.task['version']}",
+            _name(report),
+            str(report.data["images_scored"]),
+            _percent(report.metrics["acc1"]),
+            f"{_percent(report.interval.low)} to {_percent(report.interval.high)}",
+            _percent(report.metrics["acc5"]),
+            _percent(report.metrics["mean_per_class_recall"]),
+            f"{report.metrics['ties']:.0f}",
+        )
+        for report in chosen
+    )
+    return Table(head, rows, 2, _warnings(chosen))
+
+
+def benchmark_table(reports: Iterable[AnyReport], *, published: bool = False) -> Table:
+    """Models by the eight benchmarks, in the order in which papers print them, and by accuracy.
 
     A row is a model, by name and weights, under a protocol, since protocols change the number. The
-    average is over all eight, "-" where one is missing. Of several runs of a model on a task the
-    last one counts; one with warnings is marked with a dagger.
+    average is over all eight, "-" where one is missing; zero-shot accuracy on ImageNet stands
+    behind it and is no part of it. Of several runs of a model on a task the last one counts; one
+    with warnings is marked with a dagger.
 
     Args:
-        reports: other tasks than the eight data sets' are left out.
+        reports: other tasks than the nine data sets' are left out.
         published: add what others have printed, marked as quoted, with its source.
     """
-    cells: dict[tuple[str, str, str], dict[str, Report]] = {}
+    cells: dict[tuple[str, str, str], dict[str, AnyReport]] = {}
     for report in reports:
         dataset, _, protocol = report.task["id"].partition("@")
-        if dataset in COLUMNS:
+        if dataset in COLUMNS or dataset in ACCURACIES:
             key = report.model["name"], report.model.get("fingerprint", ""), protocol
             cells.setdefault(key, {})[dataset] = report
     rows = [_measured(name, protocol, row) for (name, _, protocol), row in cells.items()]
@@ -109,43 +139,50 @@ def benchmark_table(reports: Iterable[Report], *, published: bool = False) -> Ta
     if published:
         for row in published_rows():
             words = {key: str(row[key]) for key in ("model", "protocol", "source")}
-            numbers = {key: float(row[key]) for key in COLUMNS if key in row}
+            numbers = {key: float(row[key]) for key in (*COLUMNS, *ACCURACIES) if key in row}
             model = f"{words['model']} (quoted: {words['source']})"
             rows.append(_scores(model, words["protocol"], numbers))
         notes.append(
             "quoted: printed by its source, not measured here; protocols differ in detail."
         )
-    return Table(("model", "protocol", *COLUMNS.values(), "Avg"), tuple(rows), 2, tuple(notes))
+    head = ("model", "protocol", *COLUMNS.values(), "Avg", *ACCURACIES.values())
+    return Table(head, tuple(rows), 2, tuple(notes))
 
 
 def published_rows() -> list[dict[str, str | float]]:
-    """What others have printed: model, source, protocol, and mIoU in percent by data set."""
+    """What others have printed: model, source, protocol, and percentages by data set."""
     text = (files("segbench") / "results" / "published.toml").read_text(encoding="utf-8")
     rows: list[dict[str, str | float]] = tomllib.loads(text)["row"]
     return rows
 
 
-def _measured(model: str, protocol: str, row: Mapping[str, Report]) -> tuple[str, ...]:
+def _measured(model: str, protocol: str, row: Mapping[str, AnyReport]) -> tuple[str, ...]:
     """A row of results, with a dagger on those that come with warnings."""
-    numbers = {dataset: 100 * report.miou for dataset, report in row.items()}
+    numbers = {dataset: 100 * _score(report) for dataset, report in row.items()}
     cells = list(_scores(model, protocol, numbers))
-    for place, dataset in enumerate(COLUMNS, 2):
+    for place, dataset in enumerate((*COLUMNS, "average", *ACCURACIES), 2):
         if dataset in row and row[dataset].warnings:
             cells[place] += " †"
     return tuple(cells)
 
 
+def _score(report: AnyReport) -> float:
+    return report.miou if isinstance(report, Report) else report.metrics["acc1"]
+
+
 def _scores(model: str, protocol: str, row: Mapping[str, float]) -> tuple[str, ...]:
-    """A row of percentages and their average."""
+    """A row of percentages, their average, and accuracies."""
     values = [row.get(dataset, float("nan")) for dataset in COLUMNS]
-    return model, protocol, *(_percent(value / 100) for value in (*values, float(np.mean(values))))
+    accuracies = [row.get(dataset, float("nan")) for dataset in ACCURACIES]
+    numbers = (*values, float(np.mean(values)), *accuracies)
+    return model, protocol, *(_percent(value / 100) for value in numbers)
 
 
-def _name(report: Report) -> str:
+def _name(report: AnyReport) -> str:
     return f"{report.model['name']}{' †' if report.warnings else ''}"
 
 
-def _warnings(reports: Sequence[Report]) -> tuple[str, ...]:
+def _warnings(reports: Sequence[AnyReport]) -> tuple[str, ...]:
     return tuple(
         f"† {r.model['name']} on {r.task['id']}: {'; '.join(r.warnings)}"
         for r in reports

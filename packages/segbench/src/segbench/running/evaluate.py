@@ -11,6 +11,7 @@ from segbench.metrics.extras import check_extras
 from segbench.protocols.predict import predict_labels, task_bank
 from segbench.protocols.task import Task, load_task
 from segbench.results.report import Report
+from segbench.running.ranks import held
 from segbench.running.run import Run, existing, finish
 from segbench.running.saved import open_predictions
 from segbench.segmenter import Segmenter, identity_of
@@ -58,7 +59,8 @@ def evaluate(  # noqa: PLR0913  # every option of the command
 
     Raises:
         UsageError: unknown task or metric, `limit` below 1, results that would be overwritten, a
-            journal of another evaluation, or several ranks without `out`.
+            journal of another evaluation, another evaluation that is writing to `out`, or several
+            ranks without `out`.
         DataMissingError: data is missing, or no image could be read.
         FormatError: a file contradicts the task.
         TypeError: `segmenter` does not satisfy the protocol.
@@ -79,17 +81,18 @@ def evaluate(  # noqa: PLR0913  # every option of the command
         save_pred=save_pred,
         device=torch.device(device),
     )
-    found = existing(run, overwrite=overwrite, skip=skip_existing)
-    if found is not None:
-        return found
-    bank = task_bank(segmenter, task, run.dataset.names, bank_cache).to(run.device)  # (Q, D)
+    with held(out):
+        found = existing(run, overwrite=overwrite, skip=skip_existing)
+        if found is not None:
+            return found
+        bank = task_bank(segmenter, task, run.dataset.names, bank_cache).to(run.device)  # (Q, D)
 
-    def predict(example: Example) -> Tensor:
-        pixels = torch.tensor(example.image, device=run.device)  # (H, W, 3), a writable copy
-        image = pixels.permute(2, 0, 1).float().div(255)  # (3, H, W)
-        return predict_labels(segmenter, image, bank, task, run.dataset.names)
+        def predict(example: Example) -> Tensor:
+            pixels = torch.tensor(example.image, device=run.device)  # (H, W, 3), a writable copy
+            image = pixels.permute(2, 0, 1).div(255)  # (3, H, W) float32
+            return predict_labels(segmenter, image, bank, task, run.dataset.names)
 
-    return finish(run, predict)
+        return finish(run, predict)
 
 
 def score_folder(
@@ -121,7 +124,8 @@ def score_folder(
         The report, equal to what is written.
 
     Raises:
-        UsageError: unknown task or metric, `limit` below 1, or results that would be overwritten.
+        UsageError: unknown task or metric, `limit` below 1, results that would be overwritten, or
+            another evaluation that is writing to `out`.
         DataMissingError: a map is missing, or data is.
         FormatError: a map has another size or a value that is no label id.
     """
@@ -137,5 +141,6 @@ def score_folder(
         extras=check_extras(metrics),
         overlays=overlays,
     )
-    existing(run, overwrite=overwrite)
-    return finish(run, open_predictions(predictions))
+    with held(out):
+        existing(run, overwrite=overwrite)
+        return finish(run, open_predictions(predictions))

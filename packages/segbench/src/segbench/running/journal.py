@@ -8,7 +8,6 @@ kill left of the last line is passed over, and its image is done again.
 """
 
 import json
-import shutil
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ import numpy as np
 
 from segbench.errors import FormatError, UsageError
 from segbench.metrics.confusion import IntArray
+from segbench.metrics.per_image import sparse
 
 KIND = "segbench-journal"
 VERSION = 1
@@ -44,9 +44,7 @@ class Entry:
     @classmethod
     def of(cls, index: int, name: str, content: str, counts: IntArray) -> Self:
         """From counts of any shape, (K, K) for a confusion matrix."""
-        flat = counts.reshape(-1)
-        pairs = np.flatnonzero(flat)
-        return cls(index, name, content, pairs, flat[pairs])
+        return cls(index, name, content, *sparse(counts))
 
     @classmethod
     def unreadable(cls, index: int, reason: str) -> Self:
@@ -124,12 +122,6 @@ class Journal:
     def reload(self) -> None:
         """Take in what other processes have added."""
         self.done = self._read()
-
-    @staticmethod
-    def discard(folder: Path) -> None:
-        """Delete a journal, if there is one: its results are written, or not wanted."""
-        if folder.exists():
-            shutil.rmtree(folder)
 
 
 def _with_crc(text: str) -> str:

@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from segbench.errors import UsageError
+from segbench.errors import SegbenchError, UsageError
+from segbench.lock import folder_lock
 
 WAIT = timedelta(days=7)
 """How long a rank waits for the others; torchrun ends all of them when one has died."""
@@ -25,6 +27,34 @@ def wait_for_all() -> None:
     """Go on when all ranks are here."""
     if rank_and_world()[1] > 1:
         dist.barrier()
+
+
+@contextmanager
+def held(folder: Path | None) -> Iterator[None]:
+    """Keep other evaluations out of a folder while the context is open.
+
+    The ranks of one evaluation hold it together: the first one takes the lock (`folder_lock`) and
+    tells the others.
+
+    Args:
+        folder: of the results; without one there is nothing to hold.
+
+    Raises:
+        UsageError: another evaluation holds it; in every rank.
+        SegbenchError: it cannot be written; in every rank.
+    """
+    refusal: list[SegbenchError | None] = [None]
+    with ExitStack() as stack:
+        if folder is not None and rank_and_world()[0] == 0:
+            try:
+                stack.enter_context(folder_lock(folder))
+            except SegbenchError as error:
+                refusal = [error]
+        if rank_and_world()[1] > 1:
+            dist.broadcast_object_list(refusal)
+        if refusal[0] is not None:
+            raise refusal[0]
+        yield
 
 
 @contextmanager

@@ -4,9 +4,10 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from segbench.datasets import Example, SegmentationDataset
 from segbench.errors import DataMissingError, FormatError, UnreadableImageError, UsageError
+from segbench.files import remove_folder
 from segbench.metrics.confusion import IntArray, count_pairs
 from segbench.metrics.extras import (
     ExtraName,
@@ -25,6 +27,7 @@ from segbench.metrics.extras import (
     extras_size,
 )
 from segbench.metrics.per_image import PerImageCounts
+from segbench.protocols.classification import ClassificationTask
 from segbench.protocols.predict import task_queries
 from segbench.protocols.task import Task
 from segbench.results.overlay import strip
@@ -48,7 +51,7 @@ OVERLAYS = "overlays"
 class Run:
     """What an evaluation was asked, and what it has met so far; see `evaluate`."""
 
-    task: Task
+    task: Task | ClassificationTask
     dataset: SegmentationDataset
     model: dict[str, Any]
     """name, and what tells its weights from others if that is known."""
@@ -71,7 +74,7 @@ class Run:
     done: dict[int, Entry] = field(default_factory=dict)
     """By place in the data set."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """By stage, of this process."""
+    """By stage, of this process; an image is loaded while the one before it is predicted."""
 
     @property
     def expected(self) -> int:
@@ -96,10 +99,50 @@ class Run:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
+def segmentation_task(run: Run) -> Task:
+    """The task of a run that segments."""
+    assert isinstance(run.task, Task)  # classify_images alone makes other runs
+    return run.task
+
+
+class Result(Protocol):
+    """What a report of any kind says of itself."""
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """With a hash."""
+        ...
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """As of `Run`."""
+        ...
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """As of `data_of`."""
+        ...
+
+
+AnyResult = TypeVar("AnyResult", bound=Result)
+
+
 def existing(
     run: Run, *, overwrite: bool, skip: bool = False, name: str = "results.json"
 ) -> Report | None:
     """Results that may stand for the run; what is in the way of a new one is refused or removed."""
+    return standing(run, Report.read, overwrite=overwrite, skip=skip, name=name)
+
+
+def standing(
+    run: Run,
+    read: Callable[[Path], AnyResult],
+    *,
+    overwrite: bool,
+    skip: bool,
+    name: str = "results.json",
+) -> AnyResult | None:
+    """As `existing`, with the reader of another kind of results."""
     if run.limit is not None and run.limit < 1:
         raise UsageError(f"limit must be >= 1, got {run.limit}")
     rank, world = rank_and_world()
@@ -109,7 +152,7 @@ def existing(
         return None
     results = run.out / name
     if results.exists() and skip:
-        found = Report.read(run.out)
+        found = read(run.out)
         if _is_of(found, run):
             return found
     if results.exists() and not overwrite:
@@ -120,18 +163,18 @@ def existing(
     if overwrite and rank == 0:
         results.unlink(missing_ok=True)
         for folder in (JOURNAL, PREDICTIONS, OVERLAYS):  # of another evaluation
-            Journal.discard(run.out / folder)
+            remove_folder(run.out / folder)
     wait_for_all()
     return None
 
 
-def _is_of(report: Report, run: Run) -> bool:
+def _is_of(report: Result, run: Run) -> bool:
     """Whether a report is what the run would give."""
     return (
         report.task["hash"] == run.task.hash
         and report.model == run.model
         and report.data["images_expected"] == run.expected
-        and set(run.extras) <= set(report.definitions)
+        and set(run.extras) <= set(getattr(report, "definitions", ()))
         and (not run.save_pred or (run.out is not None and (run.out / PREDICTIONS).is_dir()))
     )
 
@@ -155,7 +198,7 @@ def finish(run: Run, predict: Predict) -> Report:
     report = _report(run, _gathered(run))
     if run.out is not None and rank_and_world()[0] == 0:
         report.write(run.out)
-        Journal.discard(run.out / JOURNAL)
+        remove_folder(run.out / JOURNAL)
     wait_for_all()
     return report
 
@@ -242,28 +285,45 @@ def _entries(run: Run, work: Work, indices: Sequence[int], *, known: int = 0) ->
         total=len(indices) + known // world,
         disable=None if rank == 0 else True,
     )
-    for index in bar:
-        start = time.perf_counter()
-        try:
-            example = run.dataset[index]
-        except UnreadableImageError as error:
-            yield Entry.unreadable(index, str(error))
-            continue
-        run.add_seconds("load", time.perf_counter() - start)
-        run.counted += 1
-        yield Entry.of(index, example.id, _content(example), work(index, example))
+    with ThreadPoolExecutor(1) as reader:  # reads the next image while this one is scored
+        ahead = reader.submit(_read, run.dataset, indices[0]) if indices else None
+        for place, index in enumerate(bar):
+            assert ahead is not None  # there is an image
+            found, seconds = ahead.result()
+            if place + 1 < len(indices):
+                ahead = reader.submit(_read, run.dataset, indices[place + 1])
+            run.add_seconds("load", seconds)
+            if isinstance(found, UnreadableImageError):
+                yield Entry.unreadable(index, str(found))
+                continue
+            run.counted += 1
+            example, content = found
+            yield Entry.of(index, example.id, content, work(index, example))
+
+
+def _read(
+    dataset: SegmentationDataset, index: int
+) -> tuple[tuple[Example, str] | UnreadableImageError, float]:
+    """An example and its hash, or why it cannot be read; and the seconds it took."""
+    start = time.perf_counter()
+    try:
+        example = dataset[index]
+    except UnreadableImageError as error:
+        return error, time.perf_counter() - start
+    return (example, _content(example)), time.perf_counter() - start
 
 
 def _content(example: Example) -> str:
     """SHA-256 of an example."""
     digest = hashlib.sha256(example.id.encode())
-    digest.update(example.image.tobytes())
-    digest.update(example.labels.tobytes())
+    digest.update(np.ascontiguousarray(example.image).data)
+    digest.update(np.ascontiguousarray(example.labels).data)
     return digest.hexdigest()
 
 
 def _count(example: Example, prediction: Tensor, classes: int) -> IntArray:
-    labels = torch.tensor(example.labels, device=prediction.device)  # (H, W)
+    writable = np.require(example.labels, requirements=["C", "W"])  # as PyTorch wants it
+    labels = torch.from_numpy(writable).to(prediction.device)  # (H, W)
     try:
         counts: IntArray = count_pairs(labels, prediction, classes).cpu().numpy()  # (K, K)
     except ValueError as error:
@@ -294,43 +354,49 @@ def _save(picture: Image.Image, folder: Path, name: str) -> None:
 
 
 def _report(run: Run, per_image: PerImageCounts) -> Report:
-    prompts = task_queries(run.task, run.dataset.names).prompts
+    task = segmentation_task(run)
+    prompts = task_queries(task, run.dataset.names).prompts
     metrics, per_class, interval = summarise(
         per_image,
         names=run.dataset.names,
         subsets=run.dataset.subsets,
-        rule=run.task.absent,
-        background=None if run.task.background == "none" else run.task.background_label,
+        rule=task.absent,
+        background=None if task.background == "none" else task.background_label,
     )
     extra, columns = extra_figures(
-        run.extras, _gathered_extras(run), len(run.dataset.names), run.task.absent
+        run.extras, _gathered_extras(run), len(run.dataset.names), task.absent
     )
     return Report(
-        task=run.task.identity(),
+        task=task.identity(),
         model=run.model,
-        data={
-            "dataset": dict(run.task.dataset),
-            "images_expected": run.expected,
-            "images_in_dataset": len(run.dataset),
-            "images_published": getattr(run.dataset, "expected_images", None),
-            "layout": getattr(run.dataset, "layout", None),
-            "listed_by": getattr(run.dataset, "listed", None),
-            "images_scored": len(per_image.ids),
-            "images_skipped": len(unread(run)),
-            "content_sha256": _content_of_all(run),
-        },
+        data=data_of(run),
         names=tuple(run.dataset.names),
         prompts=prompts,
-        templates=load_templates(run.task.templates),
+        templates=load_templates(task.templates),
         metrics=metrics | extra,
         per_class=tuple(row | more for row, more in zip(per_class, columns, strict=True)),
         definitions=definitions(run.extras),
         interval=interval,
-        timing=_timing(run),
+        timing=timing(run),
         environment=environment(run.device),
         warnings=tuple(_warnings(run, prompts, per_image)),
         per_image=per_image,
     )
+
+
+def data_of(run: Run) -> dict[str, Any]:
+    """What a report says of its data."""
+    return {
+        "dataset": dict(run.task.dataset),
+        "images_expected": run.expected,
+        "images_in_dataset": len(run.dataset),
+        "images_published": getattr(run.dataset, "expected_images", None),
+        "layout": getattr(run.dataset, "layout", None),
+        "listed_by": getattr(run.dataset, "listed", None),
+        "images_scored": len(scored(run)),
+        "images_skipped": len(unread(run)),
+        "content_sha256": _content_of_all(run),
+    }
 
 
 def unread(run: Run) -> list[str]:
@@ -346,7 +412,7 @@ def _content_of_all(run: Run) -> str:
     return digest.hexdigest()
 
 
-def _timing(run: Run) -> dict[str, float]:
+def timing(run: Run) -> dict[str, float]:
     """Of this process and what it has done itself."""
     seconds = {f"{stage}_s": round(run.seconds[stage], 4) for stage in sorted(run.seconds)}
     return {"images_per_s": round(run.counted / max(run.seconds["total"], 1e-9), 3), **seconds}
@@ -354,6 +420,17 @@ def _timing(run: Run) -> dict[str, float]:
 
 def _warnings(run: Run, prompts: Sequence[str], per_image: PerImageCounts) -> Iterator[str]:
     """What a reader of the numbers has to know."""
+    yield from run_warnings(run)
+    twice = sorted(name for name, times in Counter(prompts).items() if times > 1)
+    if twice:
+        yield f"names given to more than one class, of which one can never win: {', '.join(twice)}"
+    absent = int((per_image.total().sum(axis=1) == 0).sum())
+    if absent:
+        yield f"{absent} of {per_image.classes} classes have no labelled pixel in these images"
+
+
+def run_warnings(run: Run) -> Iterator[str]:
+    """What is to be known of a run, whatever it scored."""
     if run.expected < len(run.dataset):
         yield (
             f"limited to the first {run.expected} of {len(run.dataset)} images: "
@@ -364,9 +441,3 @@ def _warnings(run: Run, prompts: Sequence[str], per_image: PerImageCounts) -> It
     if note := getattr(run.dataset, "count_note", ""):
         yield note
     yield from (f"skipped: {reason}" for reason in unread(run))
-    twice = sorted(name for name, times in Counter(prompts).items() if times > 1)
-    if twice:
-        yield f"names given to more than one class, of which one can never win: {', '.join(twice)}"
-    absent = int((per_image.total().sum(axis=1) == 0).sum())
-    if absent:
-        yield f"{absent} of {per_image.classes} classes have no labelled pixel in these images"

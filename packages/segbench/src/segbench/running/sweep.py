@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segbench.datasets import Example, open_dataset
 from segbench.errors import UsageError
-from segbench.files import write_atomically
+from segbench.files import remove_folder, write_atomically
 from segbench.metrics.confusion import ConfusionMatrix, IntArray, count_pairs
 from segbench.protocols.background import add_threshold_channel, decide, rank
 from segbench.protocols.predict import (
@@ -29,10 +29,17 @@ from segbench.protocols.predict import (
     task_queries,
 )
 from segbench.protocols.task import Task, load_task
-from segbench.results.report import without_nan
-from segbench.running.journal import Journal
-from segbench.running.ranks import rank_and_world, wait_for_all
-from segbench.running.run import JOURNAL, Run, count_all, existing, scored, unread
+from segbench.results.stored import without_nan
+from segbench.running.ranks import held, rank_and_world, wait_for_all
+from segbench.running.run import (
+    JOURNAL,
+    Run,
+    count_all,
+    existing,
+    scored,
+    segmentation_task,
+    unread,
+)
 from segbench.segmenter import Segmenter, identity_of
 
 Score: TypeAlias = Callable[[Tensor], Tensor]
@@ -52,6 +59,9 @@ class Sweep:
     """Images that were scored."""
     images_expected: int
     """Images that should have been."""
+    images_in_dataset: int
+    images_published: int | None
+    """Images that the data set is known to have; None where nothing is."""
     skipped: tuple[str, ...]
     """Why images could not be read."""
     values: tuple[float, ...]
@@ -132,8 +142,19 @@ def sweep(
         device=torch.device(device),
         extra=f"sweep {chosen}",
     )
-    existing(run, overwrite=overwrite, name=SWEEP)
-    names = run.dataset.names
+    with held(out):
+        existing(run, overwrite=overwrite, name=SWEEP)
+        found = _swept(run, segmenter, chosen)
+        if out is not None and rank_and_world()[0] == 0:
+            found.write(out)
+            remove_folder(out / JOURNAL)
+        wait_for_all()
+        return found
+
+
+def _swept(run: Run, segmenter: Segmenter, values: tuple[float, ...]) -> Sweep:
+    """Look at all images, and score every value."""
+    task, names = segmentation_task(run), run.dataset.names
     bank = task_bank(segmenter, task, names).to(run.device)  # (Q, D)
     owners = torch.tensor(task_queries(task, names).owners, device=run.device)  # (Q,)
 
@@ -144,15 +165,10 @@ def sweep(
         labels = torch.tensor(example.labels, device=run.device)  # (H, W)
         count = _by_window if task.background == "threshold" else _by_pixel
         score = _scorer(segmenter, bank)
-        return count(score, shrunk(image, task), labels, owners, task, chosen, len(names))
+        return count(score, shrunk(image, task), labels, owners, task, values, len(names))
 
     count_all(run, work)
-    found = _gathered(run, chosen)
-    if out is not None and rank_and_world()[0] == 0:
-        found.write(out)
-        Journal.discard(out / JOURNAL)
-    wait_for_all()
-    return found
+    return _gathered(run, values)
 
 
 def _by_pixel(
@@ -231,12 +247,14 @@ def _gathered(run: Run, values: tuple[float, ...]) -> Sweep:
     for entry in entries:
         total[entry.pairs] += entry.counts
     matrices = [ConfusionMatrix(classes, part) for part in total.reshape(-1, classes, classes)]
-    rule, background = run.task.absent, run.task.background_label
+    rule, background = segmentation_task(run).absent, segmentation_task(run).background_label
     return Sweep(
         task=run.task.identity(),
         model=run.model,
         images=len(entries),
         images_expected=run.expected,
+        images_in_dataset=len(run.dataset),
+        images_published=getattr(run.dataset, "expected_images", None),
         skipped=tuple(unread(run)),
         values=values,
         miou=tuple(matrix.miou(rule) for matrix in matrices),

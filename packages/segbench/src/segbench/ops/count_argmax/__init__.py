@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segbench.ops.count_argmax.reference import resize_argmax_reference
 
-__all__ = ["LARGEST", "confusion_counts", "count_argmax", "resize_argmax"]
+__all__ = ["LARGEST", "check_range", "confusion_counts", "count_argmax", "resize_argmax"]
 
 LARGEST = 1e38
 """Largest magnitude of a score: four of them are averaged in float32, which ends at 3.4e38."""
@@ -79,7 +79,7 @@ def resize_argmax(scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor
 
 
 def confusion_counts(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Count (true, predicted) pairs on a CPU; `segbench.count_pairs` in one pass.
+    """Count (true, predicted) pairs on a CPU, in one pass.
 
     Args:
         labels: integers of any shape in [-1, K), -1 is ignored.
@@ -99,8 +99,26 @@ def confusion_counts(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
         raise ValueError(f"labels and predicted must have one shape, got {shapes}")
     if labels.is_cuda or predicted.is_cuda:
         raise ValueError(f"both must be on the CPU, got {labels.device} and {predicted.device}")
-    flat = labels.reshape(-1).numpy(), predicted.reshape(-1).numpy()
-    return torch.from_numpy(count_pairs_cpu(*flat, classes))
+    flat = labels.reshape(-1), predicted.reshape(-1)
+    counts = count_pairs_cpu(flat[0].numpy(), flat[1].numpy(), classes)
+    if counts is None:
+        scored = flat[0].long() != -1
+        check_range(flat[0][scored].long(), flat[1][scored].long(), classes)
+    assert counts is not None  # or the range would have been refused
+    return torch.from_numpy(counts)
+
+
+def check_range(labels: Tensor, predicted: Tensor, classes: int) -> None:
+    """Refuse (n,) pairs of which one is no class.
+
+    Raises:
+        ValueError: a value is not in [0, `classes`).
+    """
+    for name, values in (("labels", labels), ("predictions", predicted)):
+        if len(values):
+            low, high = (int(end) for end in values.aminmax())
+            if low < 0 or high >= classes:
+                raise ValueError(f"{name} must be in [0, {classes}), got {low} to {high}")
 
 
 @torch.library.custom_op("segbench::resize_argmax", mutates_args=(), device_types="cuda")

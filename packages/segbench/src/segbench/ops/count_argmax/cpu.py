@@ -128,7 +128,7 @@ def run_bands(work: Callable[[int, int], None], count: int) -> None:
         list(pool.map(work, edges[:-1], edges[1:]))
 
 
-def _kernel(function: Function) -> Function:
+def compiled(function: Function) -> Function:
     """Compile at the first call; later processes read the result from a cache."""
     return cast("Function", njit(cache=True, nogil=True, error_model="numpy")(function))
 
@@ -144,8 +144,8 @@ def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001  # numba reads 
     return single(single, single, single), generate
 
 
-@_kernel
-def _mix(first: np.float32, second: np.float32, weight: np.float32, fused: bool) -> np.float32:
+@compiled
+def mix(first: np.float32, second: np.float32, weight: np.float32, fused: bool) -> np.float32:
     """Weight two scores as ATen does, `weight` for the second: its product is rounded first."""
     product: np.float32 = second * weight
     rest: np.float32 = np.float32(1) - weight
@@ -153,7 +153,7 @@ def _mix(first: np.float32, second: np.float32, weight: np.float32, fused: bool)
     return mixed
 
 
-@_kernel
+@compiled
 def _compare_rows(
     scores: FloatArray,
     rows: Taps,
@@ -198,7 +198,7 @@ def _compare_rows(
                     n += 1
 
 
-@_kernel
+@compiled
 def possible_classes(
     above: FloatArray, below: FloatArray, prune: bool, kept: IntArray, counts: IntArray
 ) -> None:
@@ -238,7 +238,7 @@ def possible_classes(
                 counts[x] += 1
 
 
-@_kernel
+@compiled
 def _keep_larger(
     corners: tuple[np.float32, np.float32, np.float32, np.float32],
     c: int,
@@ -250,9 +250,9 @@ def _keep_larger(
     upper_left, upper_right, lower_left, lower_right = corners
     across, down, (best, winner) = pixels
     for p in range(n):
-        upper = _mix(upper_left, upper_right, across[p], fused)
-        lower = _mix(lower_left, lower_right, across[p], fused)
-        value = _mix(upper, lower, down[p], fused)
+        upper = mix(upper_left, upper_right, across[p], fused)
+        lower = mix(lower_left, lower_right, across[p], fused)
+        value = mix(upper, lower, down[p], fused)
         better = value > best[p]
         best[p] = value if better else best[p]
         winner[p] = c if better else winner[p]
@@ -260,23 +260,21 @@ def _keep_larger(
 
 def count_pairs_cpu(
     labels: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer], classes: int
-) -> CountArray:
-    """Same contract as `segbench.ops.count_argmax.confusion_counts`, of flat arrays."""
+) -> CountArray | None:
+    """Same contract as `segbench.ops.count_argmax.confusion_counts`, of flat arrays.
+
+    Returns:
+        (K, K), or None where a value is out of range.
+    """
     counts = np.zeros((classes, classes), dtype=np.int64)
-    wrong = _count_runs(labels, predicted, counts)
-    if wrong >= 0:
-        pair = f"{labels[wrong]} and {predicted[wrong]}"
-        raise ValueError(
-            f"labels must be in [-1, {classes}) and predictions in [0, {classes}), got {pair}"
-        )
-    return counts
+    return counts if _count_runs(labels, predicted, counts) else None
 
 
-@_kernel
+@compiled
 def _count_runs(
     labels: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer], counts: CountArray
-) -> int:
-    """Add runs of equal pairs to `counts`; -1, or the place of the first pair out of range."""
+) -> bool:
+    """Add runs of equal pairs to `counts`; False as soon as one is out of range."""
     classes, start, size = len(counts), 0, len(labels)
     while start < size:
         label, guess = np.int64(labels[start]), np.int64(predicted[start])
@@ -285,7 +283,7 @@ def _count_runs(
             stop += 1
         if label != -1:
             if not (0 <= label < classes and 0 <= guess < classes):
-                return start
+                return False
             counts[label, guess] += stop - start
         start = stop
-    return -1
+    return True

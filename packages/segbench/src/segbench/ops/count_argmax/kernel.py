@@ -20,7 +20,7 @@ CLASSES = 256  # whose corners a program keeps at a time, at most
 
 
 @triton.jit
-def _mix(first, second, weight):
+def mix(first, second, weight):
     """Weight two scores, `weight` for the second: its product is rounded first."""
     return tl.fma(first, 1.0 - weight, second * weight)
 
@@ -88,9 +88,9 @@ def _resize_argmax_kernel(
                 c = tl.min(tl.where(possible, at, classes), axis=0)  # ascending: a tie stays low
                 possible = possible & (at != c)
                 a, b = tl.load(corners + c), tl.load(corners + shift_x + c)
-                upper = _mix(a, b, across)
+                upper = mix(a, b, across)
                 a, b = tl.load(corners + shift_y + c), tl.load(corners + shift_y + shift_x + c)
-                mixed = _mix(upper, _mix(a, b, across), down)
+                mixed = mix(upper, mix(a, b, across), down)
                 owner = tl.where(mixed > value, c, owner)
                 value = tl.maximum(mixed, value)
         pixel = y.to(tl.int64) * width + x

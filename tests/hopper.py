@@ -1,6 +1,6 @@
 """Compile the kernels that a call launches for sm_90, on a machine without a GPU.
 
-    python hopper.py MODULE:FUNCTION
+    python tests/hopper.py FILE:FUNCTION
 
 FUNCTION runs launchers on CPU tensors. Each launch is compiled with its real arguments in place of
 being run; a line a kernel says what came out: name, bytes of shared memory, whether it has wgmma,
