@@ -1,0 +1,1 @@
+"""From photographs and their masks to batches of views."""

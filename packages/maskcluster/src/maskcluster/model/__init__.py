@@ -1,0 +1,1 @@
+"""The model that masks teach: dense CLIP, class prompts, online clustering, loss."""
