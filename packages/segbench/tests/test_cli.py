@@ -1,5 +1,6 @@
 """Command line: output, exit codes, errors of one line."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -203,3 +204,21 @@ def test_another_number_of_images_than_published_is_code_4_unless_allowed(
     refused(cli(*common, "--data.layout=scene"), 2, "known: detectron2, scene_parsing")
     refused(cli(*common, "--data.colour=red"), 1, "dataset.colour")
     assert "expected 2,000" in caplog.text
+
+
+def test_a_model_that_gives_nonsense_is_one_line(
+    cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    source = FACTORY.replace("torch.zeros(len(bank), 1, 1)", "torch.zeros(len(bank), 1)")
+    (tmp_path / "flat.py").write_text(source)
+    refused(cli("run", "flat:make", "scenes@whole", "--limit", "1"), 1, "got (19, 1)")
+
+
+def test_a_reader_that_stops_reading_ends_it_quietly(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from segbench.cli import console; console()", "ls", "tasks"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

@@ -26,7 +26,7 @@ def test_figures_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(decode, "KINDS", ("close",))
-    command.run(out=tmp_path)
+    command.run(parts=["confusion", "decode"], out=tmp_path)
     (path,) = tmp_path.iterdir()
     figures = json.loads(path.read_text())
     assert json.loads(capsys.readouterr().out) == figures
@@ -51,6 +51,9 @@ def test_figures_of_the_same_day_are_kept_unless_it_is_said(
     monkeypatch.setattr(command, "peak_bytes", lambda *_: 1)
     ours = {"torchmetrics": 1.0, "histc": 1.0, "ours": 1.0}
     monkeypatch.setattr(command, "measure_confusion", lambda: ours)
+    monkeypatch.setattr(command, "measure_windows", lambda _: {"336_14": {"ratio": 2.0}})
+    whole = {"images": 3, "evaluation_ratio_to_kernel_and_decode": 1.5}
+    monkeypatch.setattr(command, "measure_evaluation", lambda: whole)
     command.run(out=tmp_path)
     (path,) = tmp_path.iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-segbench-bench-cpu\.json", path.name)
@@ -59,7 +62,11 @@ def test_figures_of_the_same_day_are_kept_unless_it_is_said(
         command.run(out=tmp_path)
     assert path.read_text() == "yesterday's"
     command.run(out=tmp_path, overwrite=True)
-    assert json.loads(path.read_text())["decode_ratio_to_eager_171"] == 1
+    figures = json.loads(path.read_text())
+    assert figures["decode_ratio_to_eager_171"] == 1
+    assert figures["windows_ratio_to_eager_336_14"] == 2
+    assert figures["evaluation_ratio_to_kernel_and_decode"] == 1.5
+    assert figures["evaluation"] == {"images": 3}
 
 
 def test_a_wrong_answer_is_an_error_and_no_figure(
@@ -72,6 +79,8 @@ def test_a_wrong_answer_is_an_error_and_no_figure(
     assert not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match="--device mars"):
         command.run(device="mars")
+    with pytest.raises(UsageError, match="unknown part on cpu 'window'; did you mean 'windows'"):
+        command.run(parts=["window"], out=tmp_path)
 
 
 def test_percentiles_are_of_the_rounds_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 from segbench.bench import evaluation, windows
 from segbench.bench.evaluation import measure_evaluation, picture_folder
 from segbench.errors import SegbenchError
+from segbench.ops.merge_argmax import merge_argmax
 
 
 def test_ratios_follow_from_the_seconds() -> None:
@@ -46,7 +47,7 @@ def test_windows_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(windows, "CLASSES", 5)
     found = windows.measure_windows(torch.device("cpu"), rounds=1)
     assert found["224_2"]["ratio"] == found["224_2"]["eager"] / found["224_2"]["ours"]
-    right = windows.merge_argmax
+    right = merge_argmax
     monkeypatch.setattr(windows, "merge_argmax", lambda *a: (right(*a)[0], right(*a)[1] + 1))
     with pytest.raises(SegbenchError, match="307200 labels differ; not timed"):
         windows.measure_windows(torch.device("cpu"), rounds=1)

@@ -267,7 +267,7 @@ def test_text(tmp_path: Path) -> None:
 
 def test_nothing_and_no_root(tmp_path: Path) -> None:
     assert examine(tmp_path) == []
-    assert render([], tmp_path).startswith(f"no data set under {tmp_path}; looked for VOCdevkit")
+    assert render([], tmp_path).startswith(f"no benchmark under {tmp_path}; looked for VOCdevkit")
     with pytest.raises(DataMissingError, match="no data root at"):
         examine(tmp_path / "nowhere")
 

@@ -58,6 +58,7 @@ def test_groupvit_protocol_is_the_published_one() -> None:
         ("short_px = 0\n" + SCENES, "short_px must be >= 1, got 0"),
         ("long_px = 9\n" + SCENES, "long_px needs short_px"),
         ('background = "treshold"\n' + SCENES, "did you mean 'threshold'"),
+        ("background_scale = 0\n" + SCENES, "background_scale must be > 0, got 0"),
         ("area_floor = 0.1\n" + SCENES, "area_floor needs background constant or softmax_floor"),
         ('extra_names = ["a"]\n' + SCENES, "extra_names need background constant"),
         ("square_px = 0\n" + SCENES, "square_px must be >= 1, got 0"),

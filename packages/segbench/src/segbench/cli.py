@@ -1,6 +1,7 @@
 """Command line: ls, doctor, run, score, sweep, table, page, compare."""
 
 import importlib
+import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -410,4 +411,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def console() -> None:
     """Entry point of the command `segbench`; modules in the working folder can be named."""
     sys.path.insert(0, str(Path.cwd()))
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)

@@ -18,6 +18,10 @@ class UnreadableImageError(FormatError):
     """One image or mask cannot be decoded; evaluation skips it and counts the skip."""
 
 
+class ModelError(SegbenchError, ValueError):
+    """A model gave scores or embeddings that no protocol can use."""
+
+
 class UsageError(SegbenchError):
     """A name or an option that does not exist."""
 

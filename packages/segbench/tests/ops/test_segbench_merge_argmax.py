@@ -69,7 +69,7 @@ def test_worked_example() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_bits_are_eager_ones(layout: tuple[Size, int, int, Size, Size], kind: Kind) -> None:
     resized, window_px, stride_px, grid, size = layout
-    places: list[Place] = [tuple(each) for each in lay_windows(*resized, window_px, stride_px)]
+    places: list[Place] = list(lay_windows(*resized, window_px, stride_px))
     windows = draw_windows(kind, 19, len(places), grid)
     if kind.__name__ == "huge":
         windows = windows / len(places)
@@ -106,7 +106,7 @@ def test_any_geometry_is_eager_bit_for_bit(
     data: st.DataObject,
 ) -> None:
     stride_px = data.draw(st.integers(max(window_px // 3, 1), window_px))
-    places: list[Place] = [tuple(each) for each in lay_windows(*resized, window_px, stride_px)]
+    places: list[Place] = list(lay_windows(*resized, window_px, stride_px))
     if len(places) > 50:
         places, resized = places[:1], (places[0][2], places[0][3])
     torch.manual_seed(classes)
@@ -231,7 +231,7 @@ def test_kernel_has_the_bits_of_the_cpu(
     kernel_device: torch.device,
 ) -> None:
     resized, window_px, stride_px, grid, size, classes = layout
-    places: list[Place] = [tuple(each) for each in lay_windows(*resized, window_px, stride_px)]
+    places: list[Place] = list(lay_windows(*resized, window_px, stride_px))
     windows = draw_windows(draw[name], classes, len(places), grid)  # not contiguous
     want = merge_argmax_cpu(windows.contiguous().numpy(), places, resized, size, fused=True)
     best, winner = merge_argmax_triton(windows.to(kernel_device), places, resized, size)
@@ -261,7 +261,7 @@ def test_gpu_has_the_bits_of_the_cpu_at_real_sizes(
     layout: tuple[Size, int, int, Size, Size], name: str, draw: dict[str, Kind]
 ) -> None:
     resized, window_px, stride_px, grid, size = layout
-    places: list[Place] = [tuple(each) for each in lay_windows(*resized, window_px, stride_px)]
+    places: list[Place] = list(lay_windows(*resized, window_px, stride_px))
     windows = draw_windows(draw[name], 171, len(places), grid)
     want = merge_argmax_cpu(windows.contiguous().numpy(), places, resized, size, fused=True)
     best, winner = merge_argmax(windows.cuda(), places, resized, size)

@@ -226,7 +226,10 @@ def render(findings: Sequence[Finding], root: Path) -> str:
     """Findings as text, a block each, for `segbench doctor`."""
     if not findings:
         homes = ", ".join(dict.fromkeys(b.homes[0] for b in BENCHMARKS))
-        return f"no data set under {root}; looked for {homes}, imagenet/val\n"
+        return (
+            f"no benchmark under {root}; looked for {homes}, imagenet/val. Your own folder of "
+            "images and masks needs no doctor: `segbench run` checks it as it reads it\n"
+        )
     wrong = sum(1 for finding in findings if finding.problems)
     blocks = [_block(finding) for finding in findings]
     blocks.append(f"{len(findings)} found, {wrong} with something wrong\n")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from segbench.errors import ModelError
 from segbench.words import fill_template
 
 Averaging = Literal["normalise_mean_normalise", "mean_then_normalise"]
@@ -47,7 +48,8 @@ def build_bank(
         (K, D) float32 unit rows on the encoder's device.
 
     Raises:
-        ValueError: no name, no template, unknown order, or an embedding that is zero or not finite.
+        ValueError: no name, no template or unknown order.
+        ModelError: an embedding that is zero or not finite, or not one a prompt.
         FormatError: a template without a slot.
     """
     if not names or not templates:
@@ -71,10 +73,10 @@ def _encode(encode_text: Callable[[Sequence[str]], Tensor], prompts: Sequence[st
     )
     rows = torch.cat([encode_text(batch).float() for batch in bar])  # (n, D)
     if rows.ndim != 2 or len(rows) != len(prompts):
-        raise ValueError(f"encode_text of {len(prompts)} prompts gave {tuple(rows.shape)}")
+        raise ModelError(f"encode_text of {len(prompts)} prompts gave {tuple(rows.shape)}")
     norms = rows.norm(dim=1)  # (n,)
     if not bool((norms.isfinite() & (norms > 0)).all()):
-        raise ValueError("encode_text gave an embedding that is zero or not finite")
+        raise ModelError("encode_text gave an embedding that is zero or not finite")
     return rows
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segbench.errors import FormatError
+from segbench.errors import FormatError, ModelError
 from segbench.protocols.background import add_threshold_channel, decide
 from segbench.protocols.bank import build_bank
 from segbench.protocols.bank_cache import cached_bank
@@ -119,7 +119,7 @@ def predict_labels(
         (H, W) int64 label ids on the same device.
 
     Raises:
-        ValueError: the segmenter's scores have a wrong shape or are not finite.
+        ModelError: the segmenter's scores have a wrong shape or are not finite.
     """
     owners = torch.tensor(task_queries(task, names).owners, device=image.device)  # (Q,)
 
@@ -178,11 +178,11 @@ def checked_scores(scores: Tensor, classes: int) -> Tensor:
     """Scores of a segmenter as float32.
 
     Raises:
-        ValueError: not (K, h, w), or not finite.
+        ModelError: not (K, h, w), or not finite.
     """
     if scores.ndim != 3 or len(scores) != classes:
-        raise ValueError(f"segment must give ({classes}, h, w), got {tuple(scores.shape)}")
+        raise ModelError(f"segment must give ({classes}, h, w), got {tuple(scores.shape)}")
     # a sum stays infinite or NaN; finite scores may overflow in it, and are looked at one by one
     if not (bool(scores.sum().isfinite()) or bool(scores.isfinite().all())):
-        raise ValueError("segment gave scores that are not finite; use a low number for -inf")
+        raise ModelError("segment gave scores that are not finite; use a low number for -inf")
     return scores.float()

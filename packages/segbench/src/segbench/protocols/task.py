@@ -167,6 +167,8 @@ def _check_background(task: Task) -> None:
         raise FormatError(f"{task.id}: background_label must be >= 0: {task.background_label}")
     if not 0 <= task.area_floor < 1:
         raise FormatError(f"{task.id}: area_floor must be in [0, 1), got {task.area_floor}")
+    if task.background_scale <= 0:
+        raise FormatError(f"{task.id}: background_scale must be > 0, got {task.background_scale}")
     by_pixel = task.background in ("constant", "softmax_floor")
     for name in ("background_queries", "area_floor"):
         if getattr(task, name) and not by_pixel:

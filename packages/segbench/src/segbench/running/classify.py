@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segbench.datasets import Example, ImageNetDataset, open_images
-from segbench.errors import FormatError, UsageError
+from segbench.errors import FormatError, ModelError, UsageError
 from segbench.files import remove_folder
 from segbench.metrics.classification import cautions, rank_truth
 from segbench.metrics.confusion import IntArray
@@ -118,7 +118,7 @@ def evaluate_classification(  # noqa: PLR0913  # every option of the command
         DataMissingError: data is missing, or no image could be read.
         FormatError: a file contradicts the task.
         TypeError: `classifier` does not satisfy the protocol.
-        ValueError: an embedding is not (D,), finite and not zero.
+        ModelError: an embedding is not (D,), finite and not zero.
     """
     if not isinstance(classifier, Classifier):
         raise TypeError(f"{type(classifier).__name__} has no name, encode_text and encode_image")
@@ -207,7 +207,7 @@ def _unit(embedding: Tensor, bank: Tensor, image_id: str) -> Tensor:
     """(D,) embedding of length 1 on the device of the bank."""
     norm = embedding.float().norm()
     if embedding.shape != bank.shape[1:] or not bool(norm.isfinite() & (norm > 0)):
-        raise ValueError(
+        raise ModelError(
             f"encode_image of {image_id} must give ({bank.shape[1]},), finite and not zero, "
             f"got {tuple(embedding.shape)} of norm {float(norm)}"
         )

@@ -124,7 +124,7 @@ def sweep(
         UsageError: the task has no background policy, no value, or as of `evaluate`.
         DataMissingError: data is missing, or no image could be read.
         FormatError: a file contradicts the task.
-        ValueError: the segmenter's output has a wrong shape or is not finite.
+        ModelError: the segmenter's output has a wrong shape or is not finite.
     """
     task = task if isinstance(task, Task) else load_task(task)
     if task.background == "none":
