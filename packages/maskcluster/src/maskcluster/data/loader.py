@@ -110,7 +110,9 @@ class PhotoLoader:
         try:
             for batch, replaced in self._loader:
                 self._losses.add(replaced, len(batch.keys))
-                yield batch
+                yield batch._replace(
+                    keys=tuple(batch.keys)
+                )  # some versions of PyTorch pin a tuple as a list
         except MaskClusterError as error:
             raise type(error)(_last_line(error)) from error
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -20,16 +20,18 @@ log = logging.getLogger(__name__)
 class Photos:
     """Photographs by number, in ascending order of their keys. Use `find`.
 
-    Keys and paths are kept in two Arrow columns: a million of them weigh what their texts do, and
-    worker processes share them.
+    Keys and paths are two columns of Arrow: a million of them weigh what their texts do, and worker
+    processes share them.
 
     Args:
-        files: paths by keys, ascending.
+        keys: ascending.
+        paths: file of each key.
     """
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        self._keys = pa.array(list(files), pa.large_string())
-        self._paths = pa.array([str(path) for path in files.values()], pa.large_string())
+    def __init__(self, keys: pa.LargeStringArray, paths: pa.LargeStringArray) -> None:
+        if len(keys) != len(paths):
+            raise ValueError(f"keys and paths must be as many, got {len(keys)} and {len(paths)}")
+        self._keys, self._paths = keys, paths
 
     @classmethod
     def find(cls, photos: Path | str | Sequence[Path | str]) -> "Photos":
@@ -42,7 +44,9 @@ class Photos:
             DataError: no such folder or file, or no photograph in it.
             UsageError: two photographs have one key.
         """
-        return cls(find_photos(photos))
+        files = find_photos(photos)
+        columns = (list(files), [str(path) for path in files.values()])
+        return cls(*(pa.array(column, pa.large_string()) for column in columns))
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -76,9 +80,7 @@ class Photos:
 
     def select(self, index: npt.NDArray[np.int64]) -> "Photos":
         """Some of the photographs; numbers ascending."""
-        chosen = Photos({})
-        chosen._keys, chosen._paths = self._keys.take(index), self._paths.take(index)
-        return chosen
+        return Photos(self._keys.take(index), self._paths.take(index))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,12 +90,13 @@ class Photos:
             DataError: a file is gone.
         """
         digest = hashlib.sha256()
-        for key, path in zip(self._keys, self._paths, strict=True):
+        for index in range(len(self)):
+            path = self.path(index)
             try:
-                size = Path(path.as_py()).stat().st_size
+                size = path.stat().st_size
             except OSError as error:
                 raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-            digest.update(f"{key}\0{size}\n".encode())
+            digest.update(f"{self.key(index)}\0{size}\n".encode())
         return digest.hexdigest()
 
 
