@@ -18,8 +18,6 @@ from segbench.device import named_device
 from segbench.errors import SegbenchError, UsageError, unknown
 from segbench.files import write_atomically
 
-PARTS = ("decode", "windows", "confusion", "evaluation")
-
 
 def run(
     *,
@@ -57,7 +55,7 @@ def run(
 
 
 def _chosen(parts: Sequence[str] | None, device: torch.device) -> list[str]:
-    known = [part for part in PARTS if device.type == "cpu" or part in ("decode", "windows")]
+    known = [part for part in MEASURES if device.type == "cpu" or part in ("decode", "windows")]
     for part in parts or ():
         if part not in known:
             raise UsageError(unknown(f"part on {device.type}", part, known))
