@@ -22,6 +22,7 @@ from maskcluster.model.clip import load_clip
 from maskcluster.model.pixelclip import PixelCLIP
 from maskcluster.training.checkpoint import (
     Checkpoint,
+    clear_unfinished,
     find_checkpoints,
     is_run,
     load_model,
@@ -276,6 +277,14 @@ def test_other_folders_and_versions_are_refused(saved: Checkpoint, tmp_path: Pat
         path.write_text(text)
         with pytest.raises(CheckpointError, match=said):
             load_model(tmp_path)
+
+
+def test_what_a_killed_process_left_goes(saved: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / ".checkpoint-00000002.tmp").mkdir()
+    (tmp_path / ".checkpoint-00000002.tmp" / "state.pt").touch()
+    (tmp_path / "clusters.png.0123abcd.part").touch()
+    clear_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == [saved.folder]
 
 
 def test_other_names_beside_checkpoints_are_ignored(saved: Checkpoint, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from maskcluster.config import MachineConfig, TrainConfig
 from maskcluster.errors import CheckpointError, FormatError, MaskClusterError, RecipeError
-from maskcluster.files import hash_file, read_json, write_json
+from maskcluster.files import hash_file, read_json, sweep, write_json
 from maskcluster.model.clip import RANDOM, Clip, load_clip
 from maskcluster.model.pixelclip import PixelCLIP
 from maskcluster.recipe import train_config
@@ -125,6 +125,13 @@ def find_checkpoints(run: Path) -> list[Checkpoint]:
     """Whole checkpoints of a run, oldest first; anything not named as one is ignored."""
     found = [(folder, _NAME.fullmatch(folder.name)) for folder in sorted(run.glob(f"{_PREFIX}*"))]
     return [Checkpoint(folder, int(match[1])) for folder, match in found if match]
+
+
+def clear_unfinished(run: Path) -> None:
+    """Remove what a killed process left half-written. Only while no other writes there."""
+    for folder in run.glob(f".{_PREFIX}*.tmp"):
+        shutil.rmtree(folder)
+    sweep(run)
 
 
 def resume(

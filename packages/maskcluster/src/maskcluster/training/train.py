@@ -20,7 +20,12 @@ from maskcluster.errors import DivergedError, RecipeError
 from maskcluster.files import folder_lock
 from maskcluster.model.clip import Clip
 from maskcluster.model.pixelclip import PixelCLIP, StepOutput
-from maskcluster.training.checkpoint import find_checkpoints, resume, save_checkpoint
+from maskcluster.training.checkpoint import (
+    clear_unfinished,
+    find_checkpoints,
+    resume,
+    save_checkpoint,
+)
 from maskcluster.training.launch import Ranks
 from maskcluster.training.logs import LOG_NAME, Meter, open_log
 from maskcluster.training.monitor import Figure, Tally, cluster_statistics
@@ -88,7 +93,7 @@ def train(
     model = build_model(config, device, clip=clip, start=start)
     optimizer = build_optimizer(model, config.optim)
     with (
-        folder_lock(run) if ranks.is_first else nullcontext(),
+        _alone_in(run) if ranks.is_first else nullcontext(),
         float32_products(config.optim.precision),
     ):
         photos = dataset.fingerprint
@@ -183,6 +188,14 @@ def build_model(
     if config.machine.compile:
         model.compile_parts()
     return model.to(device).train()
+
+
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Hold the folder of a run, and clear what a killed process left in it."""
+    with folder_lock(run):
+        clear_unfinished(run)
+        yield
 
 
 def _resume(
