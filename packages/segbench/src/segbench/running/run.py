@@ -242,10 +242,9 @@ def _count_in_journal(run: Run, work: Work, out: Path) -> None:
             journal.add(entry)
     finally:
         journal.close()
-    if world > 1:
-        wait_for_all()
-        journal.reload()
-        wait_for_all()  # until every rank has read it: the first one will delete it
+    wait_for_all()
+    journal.reload()
+    wait_for_all()  # until every rank has read it: the first one will delete it
     lost = set(range(run.expected)) - set(journal.done)
     if lost:
         raise FormatError(

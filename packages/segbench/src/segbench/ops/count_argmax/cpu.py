@@ -165,8 +165,8 @@ def mix(first: np.float32, second: np.float32, weight: np.float32, fused: bool) 
 @compiled
 def _all_within(values: FloatArray, limit: np.float32) -> bool:
     outside = 0
-    for value in values:  # without a way out, so that it is done in vectors
-        outside |= not abs(value) <= limit
+    for i in range(len(values)):  # neither a way out nor an iterator, so that it is done in vectors
+        outside |= not abs(values[i]) <= limit
     return outside == 0
 
 
