@@ -1,4 +1,4 @@
-"""PixelCLIP once more, from its equations: slow, plain, and sharing no code with `maskcluster.model`.
+"""PixelCLIP once more, from its equations: slow, plain, without a line of `maskcluster.model`.
 
 Text prompts run on all 77 positions, teacher features are upsampled to the masks' grid, the
 transport is the alternating one, and the loss is eager on (B, K, S, S) tensors: what a careful
@@ -23,6 +23,7 @@ def plain_features(visual: Any, images: Tensor, *, last_block: str = "pixelclip"
 
 
 def plain_vit(visual: Any, images: Tensor, *, last_block: str) -> Tensor:
+    """Dense features of open_clip's vision transformer, see `plain_features`."""
     patch = visual.conv1.weight.shape[-1]
     grid = F.conv2d(images, visual.conv1.weight, stride=patch)  # (B, C, h, w)
     batch, width, h, w = grid.shape
@@ -54,6 +55,7 @@ def plain_vit(visual: Any, images: Tensor, *, last_block: str) -> Tensor:
 
 
 def plain_block(block: Any, x: Tensor) -> Any:
+    """A transformer block, (B, N, C) -> (B, N, C)."""
     attention = block.attn
     batch, count, width = x.shape
     packed = norm(block.ln_1, x) @ attention.in_proj_weight.T + attention.in_proj_bias
@@ -65,6 +67,7 @@ def plain_block(block: Any, x: Tensor) -> Any:
 
 
 def feed_forward(mlp: Any, x: Tensor) -> Any:
+    """The two layers of a block."""
     hidden = x @ mlp.c_fc.weight.T + mlp.c_fc.bias
     quick = type(mlp.gelu).__name__ == "QuickGELU"
     hidden = hidden * torch.sigmoid(1.702 * hidden) if quick else F.gelu(hidden)
@@ -77,6 +80,7 @@ def norm(layer: Any, x: Tensor) -> Tensor:
 
 
 def plain_convnext(visual: Any, images: Tensor) -> Tensor:
+    """Dense features of timm's ConvNeXt, see `plain_features`."""
     trunk = visual.trunk
     stem = trunk.stem
     x = channels_norm(stem[1], F.conv2d(images, stem[0].weight, stem[0].bias, stride=4))
@@ -99,6 +103,7 @@ def plain_convnext(visual: Any, images: Tensor) -> Tensor:
 
 
 def channels_norm(layer: Any, x: Tensor) -> Tensor:
+    """Layer norm over the second axis."""
     return norm(layer, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 

@@ -46,7 +46,8 @@ def _is_usual(block: Any) -> bool:
 def _attend(attention: nn.MultiheadAttention, tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Self-attention, (B, N, C) -> (B, N, C)."""
     packed = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)  # (B, N, 3 C)
-    heads = packed.unflatten(2, (3, attention.num_heads, -1))  # (B, N, 3, heads, C / heads)
+    shape = (*packed.shape[:2], 3, attention.num_heads, -1)
+    heads = packed.view(shape)  # (B, N, 3, heads, C / heads)
     query, key, value = heads.transpose(1, 3).unbind(dim=2)  # (B, heads, N, C / heads) each
     added = None if mask is None else mask.to(query.dtype)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=added)

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
 CPU_CHUNK = 16
 """Maps that are decoded at a time on a CPU: their activations stay in its cache."""
 
@@ -69,12 +68,13 @@ class MaskDecoder(nn.Module):
 
     def _decode(self, planes: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._run, planes, use_reentrant=False)  # type: ignore[no-any-return]
+            decoded: Tensor = checkpoint(self._run, planes, use_reentrant=False)
+            return decoded
         return self._run(planes)
 
     def _run(self, planes: Tensor) -> Tensor:
         first, *layers = self.layers
-        x = first(planes)  # (n, 64, h, w)
+        x: Tensor = first(planes)  # (n, 64, h, w)
         if x.device.type == "cpu":  # channels last: what its convolutions would convert to
             x = x.contiguous(memory_format=torch.channels_last)
         for layer in layers:
