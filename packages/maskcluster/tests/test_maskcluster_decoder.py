@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskcluster.model.decoder import MaskDecoder
+from maskcluster.model.decoder import CPU_CHUNK, MaskDecoder
 
 plain_decoder = runpy.run_path(str(Path(__file__).with_name("restated_pixelclip.py")))[
     "plain_decoder"
@@ -60,3 +60,30 @@ def test_nothing_gives_nothing() -> None:
 def test_a_negative_chunk_is_refused() -> None:
     with pytest.raises(ValueError, match="chunk must be >= 0, got -1"):
         MaskDecoder(chunk=-1)
+
+
+def test_a_cpu_decodes_in_chunks_that_change_nothing() -> None:
+    sizes = []
+    decoder, maps = MaskDecoder(), torch.randn(2, 9, 4, 4)
+    decoder.layers[0].register_forward_hook(lambda _, __, out: sizes.append(len(out)))
+    found = decoder(maps)
+    assert sizes == [CPU_CHUNK, 2]
+    decoder.chunk = 18
+    torch.testing.assert_close(decoder(maps), found)
+    assert sizes[2:] == [18]
+
+
+def test_under_autocast_norms_keep_bfloat16_and_are_near_float32() -> None:
+    decoder, maps = MaskDecoder(), torch.randn(2, 3, 8, 8)
+    seen = []
+    for layer in decoder.layers:
+        if isinstance(layer, torch.nn.ReLU):
+            layer.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    exact = decoder(maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = decoder(maps)
+    assert seen == [torch.float32] * 4 + [torch.bfloat16] * 4
+    error = (rounded.float() - exact).square().mean().sqrt()
+    assert error < 0.03 * exact.std()
+    rounded.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in decoder.parameters())  # type: ignore[union-attr]

@@ -206,13 +206,31 @@ def test_another_number_of_images_than_published_is_code_4_unless_allowed(
     assert "expected 2,000" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("torch.zeros(len(bank), 1, 1)", "torch.zeros(len(bank), 1)", "(19, h, w), got (19, 1)"),
+        ("scores[self.label] = 1", "scores[3] = torch.nan", "scores not finite or beyond 1e34"),
+        ("scores[self.label] = 1", "scores[3] = -3e38", "-1e30 does for -inf"),
+        ("return scores", "return scores.numpy()", "a tensor of scores, got ndarray"),
+        ("return torch.ones(len(prompts), 4)", "return None", "a tensor, got NoneType"),
+        ("torch.ones(len(prompts), 4)", "torch.ones(4)", "prompts gave (4,)"),
+        ("torch.ones(len(prompts), 4)", "torch.full((len(prompts), 4), torch.nan)", "not finite"),
+    ],
+)
 def test_a_model_that_gives_nonsense_is_one_line(
-    cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    right: str,
+    wrong: str,
+    message: str,
+    cli: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    source = FACTORY.replace("torch.zeros(len(bank), 1, 1)", "torch.zeros(len(bank), 1)")
-    (tmp_path / "flat.py").write_text(source)
-    refused(cli("run", "flat:make", "scenes@whole", "--limit", "1"), 1, "got (19, 1)")
+    assert FACTORY.count(right) == 1
+    module = f"nonsense{abs(hash((right, wrong)))}"
+    (tmp_path / f"{module}.py").write_text(FACTORY.replace(right, wrong))
+    refused(cli("run", f"{module}:make", "scenes@whole", "--limit", "1"), 1, message)
 
 
 def test_a_reader_that_stops_reading_ends_it_quietly(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sizes, windows and resizing."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from segbench.protocols.inference import (
     WindowScores,
+    image_tensor,
     merge_windows,
     resize_argmax,
     resize_image,
@@ -157,3 +159,13 @@ def test_image_is_resized_with_half_pixel_centres() -> None:
     image = torch.tensor([[[0.0, 1.0]]]).expand(3, 1, 2)
     assert resize_image(image, (1, 4))[0, 0].tolist() == [0, 0.25, 0.75, 1]
     assert resize_image(image, (1, 2)) is image
+
+
+def test_images_have_the_bits_of_the_quotient_and_leave_the_photograph_alone() -> None:
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    pixels.flags.writeable = False
+    image = image_tensor(pixels, torch.device("cpu"))
+    assert image.shape == (3, 16, 16) and image.dtype == torch.float32
+    assert torch.equal(image[1].flatten(), torch.arange(256, dtype=torch.uint8).div(255))
+    image += 1  # as a model may
+    assert pixels.max() == 255 and pixels[0, 1, 0] == 1

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,6 +53,7 @@ def test_figures_of_the_same_day_are_kept_unless_it_is_said(
     ours = {"torchmetrics": 1.0, "histc": 1.0, "ours": 1.0}
     monkeypatch.setattr(command, "measure_confusion", lambda: ours)
     monkeypatch.setattr(command, "measure_windows", lambda _: {"336_14": {"ratio": 2.0}})
+    monkeypatch.setattr(command, "windows_peak_bytes", lambda path, _: len(path))
     whole = {"images": 3, "evaluation_ratio_to_kernel_and_decode": 1.5}
     monkeypatch.setattr(command, "measure_evaluation", lambda: whole)
     command.run(out=tmp_path)
@@ -65,6 +67,7 @@ def test_figures_of_the_same_day_are_kept_unless_it_is_said(
     figures = json.loads(path.read_text())
     assert figures["decode_ratio_to_eager_171"] == 1
     assert figures["windows_ratio_to_eager_336_14"] == 2
+    assert figures["windows_memory_ratio_to_eager"] == 5 / 4
     assert figures["evaluation_ratio_to_kernel_and_decode"] == 1.5
     assert figures["evaluation"] == {"images": 3}
 
@@ -93,6 +96,23 @@ def test_percentiles_are_of_the_rounds_after_the_first(monkeypatch: pytest.Monke
     monkeypatch.setattr(decode, "perf_counter", lambda: clock[0])
     found = decode.take_turns({"a": call}, torch.device("cpu"), rounds=11)
     assert found == pytest.approx({"a": 6000, "a_p20": 3000, "a_p80": 9000})
+
+
+def test_a_gpu_is_busy_for_its_kernels_and_not_for_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [
+        SimpleNamespace(
+            device_type=SimpleNamespace(name=kind),
+            time_range=SimpleNamespace(start=start, end=end),
+        )
+        for kind, start, end in [("CPU", 0, 99), ("CUDA", 10, 14), ("CUDA", 50, 58)]
+    ]
+    assert decode.busy_time(events, 3) == 4
+    with pytest.raises(SegbenchError, match="the profiler saw no kernel"):
+        decode.busy_time(events[:1], 3)
+    times = iter([2.0, 30.0])
+    monkeypatch.setattr(decode, "busy_us", lambda *_: next(times))
+    found = decode.measure_busy({"ours": int, "eager": int}, torch.device("cuda"))
+    assert found == {"ours": 2, "eager": 30, "ratio": 15}
 
 
 def test_the_machine_says_its_processor_and_the_commit(

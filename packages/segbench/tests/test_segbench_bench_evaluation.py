@@ -1,11 +1,14 @@
 """The benches of windows and of a whole evaluation: what they make, and that they check answers."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from segbench.bench import evaluation, windows
+from segbench.bench.decode import PATHS
 from segbench.bench.evaluation import measure_evaluation, picture_folder
 from segbench.errors import SegbenchError
 from segbench.ops.merge_argmax import merge_argmax
@@ -17,7 +20,7 @@ def test_ratios_follow_from_the_seconds() -> None:
     assert found["images"] == 3 and min(found.values()) > 0
     ratio = found["evaluation_ratio_to_kernel_and_decode"]
     assert ratio == pytest.approx(found["evaluation_s"] / needed)
-    both = found["evaluation_ratio_to_kernel_and_both_decodes"]
+    both = found["evaluation_ratio_to_kernel_and_decode_with_photographs"]
     assert both == pytest.approx(found["evaluation_s"] / (needed + found["jpeg_s"]))
 
 
@@ -51,3 +54,11 @@ def test_windows_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(windows, "merge_argmax", lambda *a: (right(*a)[0], right(*a)[1] + 1))
     with pytest.raises(SegbenchError, match="307200 labels differ; not timed"):
         windows.measure_windows(torch.device("cpu"), rounds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's /proc")
+def test_windows_take_a_fraction_of_the_memory() -> None:
+    peaks = {path: windows.windows_peak_bytes(path, torch.device("cpu")) for path in PATHS}
+    assert peaks["eager"] > 171 * 480 * 640 * 4
+    assert peaks["ours"] < peaks["eager"] / 5

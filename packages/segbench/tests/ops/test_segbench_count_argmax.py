@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segbench import count_pairs
-from segbench.ops.count_argmax import confusion_counts, count_argmax, resize_argmax
+from segbench.ops.count_argmax import confusion_counts, count_argmax, is_within, resize_argmax
 from segbench.ops.count_argmax.cpu import possible_classes, resize_argmax_cpu, taps
 from segbench.ops.count_argmax.kernel import (
     CLASSES,
@@ -207,6 +207,21 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("count", [1, 2])
+def test_eager_bits_for_any_number_of_threads(
+    threads: Callable[[int], None], classes: int, count: int
+) -> None:
+    """ATen resizes three channels by another kernel in one thread."""
+    threads(count)
+    scores = torch.randn(classes, 5, 7)
+    for size in ((2, 127), (90, 200), (480, 640)):
+        want_best, want_winner = resize_argmax_reference(scores, size)
+        best, winner = resize_argmax(scores, size)
+        assert torch.equal(bits(best), bits(want_best))
+        assert torch.equal(winner, want_winner)
+
+
 def test_threads_do_not_matter(threads: Callable[[int], None], draw: dict[str, Kind]) -> None:
     scores, found = draw["smooth"]((21, 13, 17)), []
     for count in (1, 2, 5):
@@ -301,7 +316,7 @@ def test_wrong_arguments_are_named() -> None:
     for value in (torch.nan, torch.inf, -torch.inf, 2e38):
         spoilt = scores.clone()
         spoilt[1, 4, 5] = value
-        fails(r"scores must be in \[-1e38, 1e38\], -1e30 is low enough", spoilt, labels)
+        fails(r"scores must be in \[-1e\+38, 1e\+38\], -1e30 is low enough", spoilt, labels)
         with pytest.raises(ValueError, match="scores must be in"):
             resize_argmax(spoilt, (101, 211))
     with pytest.raises(ValueError, match=r"no class or no pixel: .* to 101 x 0"):
@@ -314,6 +329,20 @@ def test_wrong_arguments_are_named() -> None:
         confusion_counts(labels + 3, labels, 3)
     with pytest.raises(ValueError, match=r"labels must be in \[0, 3\), got -2 to -2"):
         confusion_counts(labels - 2, labels, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("place", [(0, 0, 0), (3, 6, 10), (1, 4, 5)], ids=str)
+def test_a_score_beyond_the_limit_is_found_anywhere(
+    place: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    scores = torch.full((4, 7, 11), -2.0, dtype=dtype)
+    for each in (scores, scores.mT):
+        assert is_within(each, 2.0) and not is_within(each, 1.99)
+    for value in (torch.nan, torch.inf, -torch.inf, 2.5, -2.5):
+        spoilt = scores.clone()
+        spoilt[place] = value
+        assert not is_within(spoilt, 2.0) and not is_within(spoilt.mT, 2.0)
 
 
 def test_ops_are_registered_as_pytorch_wants_them() -> None:
@@ -368,6 +397,29 @@ def test_kernel_takes_more_classes_and_pixels_than_a_block(
     assert torch.equal(best.cpu(), torch.from_numpy(want.best))
     assert torch.equal(winner.cpu(), torch.from_numpy(want.winner))
     assert CLASSES + 9 in winner
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(torch.cuda.is_available(), reason="an assertion on a GPU ends the process")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter, as NumPy
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("place", [(0, 0, 0), (4, 1, 2)], ids=str)
+def test_kernel_asserts_what_it_reads(place: tuple[int, int, int]) -> None:
+    scores, labels = torch.randn(5, 2, 3), torch.zeros(4, 6, dtype=torch.int64)
+    for value in (torch.nan, torch.inf, -torch.inf, 2e38):
+        spoilt = scores.clone()
+        spoilt[place] = value
+        with pytest.raises(RuntimeError, match=r"a score is not in \[-1e38, 1e38\]"):
+            resize_argmax_triton(spoilt, (4, 6))
+        with pytest.raises(RuntimeError, match=r"a score is not in \[-1e38, 1e38\]"):
+            count_argmax_triton(spoilt, labels, False)
+    for label in (-2, 5, 2**32):  # the last is 0 in 32 bits
+        wrong = labels.clone()
+        wrong[place[1] * 3, place[2] * 2] = label
+        with pytest.raises(RuntimeError, match=r"or a label not in \[-1, 5\)"):
+            count_argmax_triton(scores, wrong, True)
+    limits = torch.full((5, 2, 3), 1e38) * torch.tensor([1, -1, 1, -1, 1])[:, None, None]
+    assert int(count_argmax_triton(limits, labels, False)[0].sum()) == 24
 
 
 @pytest.mark.kernel

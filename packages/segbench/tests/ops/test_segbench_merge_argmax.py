@@ -253,6 +253,25 @@ def test_kernel_takes_more_classes_than_a_block(
     assert CLASSES + 9 in winner
 
 
+@pytest.mark.kernel
+@pytest.mark.skipif(torch.cuda.is_available(), reason="an assertion on a GPU ends the process")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter, as NumPy
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_kernel_asserts_what_it_reads() -> None:
+    places: list[Place] = [(0, 0, 9, 9), (0, 5, 9, 14)]
+    windows = torch.full((2, 3, 2, 2), -5e37)
+    assert merge_argmax_triton(windows, places, (9, 14), (8, 8))[1].shape == (8, 8)
+    for place, value in (
+        ((0, 0, 0, 0), torch.nan),
+        ((1, 2, 1, 1), -torch.inf),
+        ((0, 1, 1, 0), 6e37),
+    ):
+        spoilt = windows.clone()
+        spoilt[place] = value
+        with pytest.raises(RuntimeError, match=r"a score is not in \[-5e\+37, 5e\+37\]"):
+            merge_argmax_triton(spoilt, places, (9, 14), (8, 8))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -1,8 +1,12 @@
 """The decoder that turns similarity maps into mask logits; it is used in training only."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+CPU_CHUNK = 16
+"""Maps that are decoded at a time on a CPU: their activations stay in its cache."""
 
 
 class MaskDecoder(nn.Module):
@@ -19,7 +23,8 @@ class MaskDecoder(nn.Module):
     118,145 parameters. It also learns the scale of the logits, for the maps are cosines.
 
     Args:
-        chunk: maps that are decoded at a time; 0 takes all at once.
+        chunk: maps that are decoded at a time; 0 is what is fast, all of them on a GPU and
+            `CPU_CHUNK` on a CPU.
         recompute: keep only the maps of a chunk, and decode it again in the backward pass.
 
     Raises:
@@ -56,14 +61,35 @@ class MaskDecoder(nn.Module):
         if not batch * clusters:
             return maps.new_zeros(batch, clusters, 4 * height, 4 * width)
         planes = maps.flatten(0, 1).unsqueeze(1)  # (B K, 1, h, w)
-        parts = torch.split(planes, self.chunk) if self.chunk else (planes,)
+        chunk = self.chunk or (CPU_CHUNK if maps.device.type == "cpu" else len(planes))
+        parts = torch.split(planes, chunk)
         logits = torch.cat([self._decode(part) for part in parts])  # (B K, 1, 4 h, 4 w)
         return logits.view(batch, clusters, 4 * height, 4 * width)
 
     def _decode(self, planes: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.layers, planes, use_reentrant=False)  # type: ignore[no-any-return]
-        return self.layers(planes)  # type: ignore[no-any-return]  # nn.Module
+            decoded: Tensor = checkpoint(self._run, planes, use_reentrant=False)
+            return decoded
+        return self._run(planes)
+
+    def _run(self, planes: Tensor) -> Tensor:
+        first, *layers = self.layers
+        x: Tensor = first(planes)  # (n, 64, h, w)
+        if x.device.type == "cpu":  # channels last: what its convolutions would convert to
+            x = x.contiguous(memory_format=torch.channels_last)
+        for layer in layers:
+            x = _normalise(layer, x) if isinstance(layer, nn.GroupNorm) else layer(x)
+        return x
+
+
+def _normalise(layer: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Group norm in the type of its input; it sums in float32.
+
+    Autocast would store a float32 copy of what comes in and of what goes out, for backward.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        scale, shift = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+        return F.group_norm(x, layer.num_groups, scale, shift, layer.eps)
 
 
 def _block(channels: int, *, groups: int) -> tuple[nn.Module, ...]:

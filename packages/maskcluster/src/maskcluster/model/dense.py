@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maskcluster.config import LastBlock
+from maskcluster.model.blocks import run_block
 from maskcluster.precision import wide
 
 
@@ -134,7 +135,7 @@ class _ClipViT:
     def _last(self, block: Any, tokens: Tensor) -> Tensor:
         """(B, 1 + N, C) tokens -> (B, N, C) patches after what replaces the last block."""
         if self.last_block == "none":
-            return block(tokens)[:, 1:]  # type: ignore[no-any-return]  # block is Any
+            return run_block(block, tokens)[:, 1:]
         values = block.ls_1(_values(block.attn, block.ln_1(tokens[:, 1:])))  # (B, N, C)
         if self.last_block == "maskclip":
             return values  # type: ignore[no-any-return]  # block is Any
@@ -190,7 +191,8 @@ class _SigLipViT:
         table = trunk.pos_embed[0]  # (N, C)
         tokens = trunk.patch_embed.norm(patches.flatten(2).mT)  # (B, N, C)
         tokens = tokens + _resized(table, trunk.patch_embed.grid_size, grid).to(tokens.dtype)
-        tokens = trunk.norm(_run(trunk.blocks, trunk.norm_pre(tokens), recompute))
+        tokens = _run(trunk.blocks, trunk.norm_pre(tokens), recompute, _call)
+        tokens = trunk.norm(tokens)
         pool = trunk.attn_pool
         values = pool.proj(pool.kv(tokens).chunk(2, dim=-1)[1])  # (B, N, C)
         values = values + pool.mlp(pool.norm(values))
@@ -221,12 +223,20 @@ def _check_clip_vit(visual: Any) -> None:
         raise ValueError(f"attention must be nn.MultiheadAttention, got {type(last.attn).__name__}")
 
 
-def _run(blocks: Any, tokens: Tensor, recompute: bool) -> Tensor:
+def _run(
+    blocks: Any, tokens: Tensor, recompute: bool, run: Callable[..., Tensor] = run_block
+) -> Tensor:
     """Run transformer blocks over (B, N, C) tokens."""
     for block in blocks:
-        run: Callable[..., Tensor] = block
-        tokens = checkpoint(run, tokens, use_reentrant=False) if recompute else run(tokens)
+        if recompute:
+            tokens = checkpoint(run, block, tokens, use_reentrant=False)
+        else:
+            tokens = run(block, tokens)
     return tokens
+
+
+def _call(block: Callable[..., Tensor], tokens: Tensor) -> Tensor:
+    return block(tokens)
 
 
 def _values(attention: nn.MultiheadAttention, tokens: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskcluster.model.blocks import run_block
 from maskcluster.model.clip import Clip
 from maskcluster.precision import wide
 
@@ -113,7 +114,8 @@ class TextTower(nn.Module):
         if length > self.context:
             raise ValueError(f"texts must have at most {self.context} tokens, got {length}")
         x = embeddings + tower.positional_embedding[:length]  # (n, T, d_e)
-        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+        for block in tower.transformer.resblocks:
+            x = run_block(block, x, tower.attn_mask[:length, :length])
         ends = tower.ln_final(x[torch.arange(len(x), device=x.device), last])  # (n, d_e)
         projection = tower.text_projection
         if isinstance(projection, nn.Linear):

@@ -10,10 +10,17 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
-from segbench.bench.decode import PATHS, USUAL, measure_confusion, measure_decode, peak_bytes
+from segbench.bench.decode import (
+    PATHS,
+    USUAL,
+    measure_confusion,
+    measure_decode,
+    measure_decode_kernels,
+    peak_bytes,
+)
 from segbench.bench.evaluation import measure_evaluation
 from segbench.bench.machine import describe_machine
-from segbench.bench.windows import measure_windows
+from segbench.bench.windows import measure_windows, windows_peak_bytes
 from segbench.device import named_device
 from segbench.errors import SegbenchError, UsageError, unknown
 from segbench.files import write_atomically
@@ -28,7 +35,8 @@ def run(
 ) -> None:
     """Measure this machine, print the figures and write OUT/DATE-segbench-bench-DEVICE.json.
 
-    Times are medians, with the 20th and 80th percentile beside them as NAME_p20 and NAME_p80.
+    Times are medians, with the 20th and 80th percentile beside them as NAME_p20 and NAME_p80. They
+    are of a call and the wait for its end; on a GPU decode_kernel_us is what it is busy for.
 
     Args:
         device: cpu, cuda or cuda:1.
@@ -65,18 +73,31 @@ def _chosen(parts: Sequence[str] | None, device: torch.device) -> list[str]:
 def _decode(device: torch.device) -> dict[str, Any]:
     times = measure_decode(device)
     peaks = {path: peak_bytes(path, device) for path in PATHS}
-    return {
+    found = {
         "decode_ratio_to_eager_171": times[USUAL]["ratio"],
         "decode_memory_ratio_to_eager_171": peaks["eager"] / max(peaks["ours"], 1),
         "decode_peak_bytes": peaks,
         "decode_ms": times,
     }
+    if device.type != "cuda":
+        return found
+    busy = measure_decode_kernels(device)
+    return found | {
+        "decode_kernel_us": busy[USUAL]["ours"],
+        "decode_kernel_ratio_to_eager": busy[USUAL]["ratio"],
+        "decode_kernels_us": busy,
+    }
 
 
 def _windows(device: torch.device) -> dict[str, Any]:
     times = measure_windows(device)
-    ratios = {f"windows_ratio_to_eager_{name}": found["ratio"] for name, found in times.items()}
-    return {**ratios, "windows_ms": times}
+    peaks = {path: windows_peak_bytes(path, device) for path in PATHS}
+    return {
+        **{f"windows_ratio_to_eager_{name}": found["ratio"] for name, found in times.items()},
+        "windows_memory_ratio_to_eager": peaks["eager"] / max(peaks["ours"], 1),
+        "windows_peak_bytes": peaks,
+        "windows_ms": times,
+    }
 
 
 def _confusion(_: torch.device) -> dict[str, Any]:

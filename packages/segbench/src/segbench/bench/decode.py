@@ -12,10 +12,11 @@ network with 171 of ImageNet's classes (a dozen). `equal` is the worst case: not
 import ctypes
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,6 +122,40 @@ def take_turns(
     return found
 
 
+def busy_us(call: Callable[[], object], device: torch.device, calls: int = 20) -> float:
+    """Microseconds that a call keeps a GPU busy: the time of its kernels and copies, not of gaps.
+
+    The wall time of one call there is mostly the host's, which a queue of calls hides.
+
+    Raises:
+        SegbenchError: the profiler saw nothing.
+    """
+    for _ in range(3):
+        call()
+    _wait(device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(calls):
+            call()
+        _wait(device)
+    return busy_time(profile.events() or [], calls)
+
+
+def busy_time(events: Iterable[Any], calls: int) -> float:
+    """Microseconds a call of the events of `torch.profiler` that are a GPU's."""
+    spans = [event.time_range for event in events if event.device_type.name == "CUDA"]
+    if not spans:
+        raise SegbenchError("the profiler saw no kernel; is CUPTI there?")
+    return float(sum(span.end - span.start for span in spans)) / calls
+
+
+def measure_busy(
+    ways: Mapping[str, Callable[[], object]], device: torch.device
+) -> dict[str, float]:
+    """Microseconds that `ours` and `eager` keep a GPU busy, and their `ratio`."""
+    found = {name: busy_us(way, device) for name, way in ways.items()}
+    return found | {"ratio": found["eager"] / found["ours"]}
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -139,6 +174,16 @@ def measure_decode(device: torch.device) -> dict[str, dict[str, float]]:
             "ratio": times["eager"] / times["ours"],
             "classes_compared": survivors(scores.cpu()),
         }
+    return found
+
+
+def measure_decode_kernels(device: torch.device) -> dict[str, dict[str, float]]:
+    """Microseconds a GPU is busy with a call, by kind of score map; see `measure_busy`."""
+    labels, found = label_map().to(device), {}
+    for kind in KINDS:
+        scores = score_map(kind).to(device)
+        calls = {name: partial(path, scores, labels) for name, path in PATHS.items()}
+        found[kind] = measure_busy(calls, device)
     return found
 
 
@@ -170,27 +215,43 @@ def peak_bytes(path: str, device: torch.device) -> int:
     """Most memory that a call takes beyond what is there before it; on a CPU in its own process."""
     if device.type == "cuda":
         scores, labels = score_map(USUAL).to(device), label_map().to(device)
-        PATHS[path](scores, labels)
-        _wait(device)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        PATHS[path](scores, labels)
-        _wait(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    code = f"from segbench.bench.decode import print_peak; print_peak({path!r})"
+        return peak_on_gpu(partial(PATHS[path], scores, labels), device)
+    return peak_of("segbench.bench.decode", path)
+
+
+def peak_on_gpu(call: Callable[[], object], device: torch.device) -> int:
+    """Most bytes that a call takes on a GPU beyond what is there before it."""
+    call()
+    _wait(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    _wait(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def peak_of(module: str, path: str) -> int:
+    """What `print_peak` of a module says of a way, in a process of its own."""
+    code = f"from {module} import print_peak; print_peak({path!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
 def print_peak(path: str) -> None:
-    """Print the bytes that a call takes beyond what is there before it, from Linux's /proc."""
+    """Print the bytes that a call takes beyond what is there before it."""
     scores, labels = score_map(USUAL), label_map()
-    PATHS[path](scores[:, :9, :12], labels[:72, :96])  # loads the code, and takes little memory
+    small = partial(PATHS[path], scores[:, :9, :12], labels[:72, :96])
+    write_peak(small, partial(PATHS[path], scores, labels))
+
+
+def write_peak(small: Callable[[], object], call: Callable[[], object]) -> None:
+    """Print the bytes that a call takes beyond what is there before it, from Linux's /proc."""
+    small()  # loads the code, and takes little memory
     ctypes.CDLL(None).malloc_trim(0)  # gives back what is free, or the call would not show
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
-    PATHS[path](scores, labels)
+    call()
     sys.stdout.write(str(_status("VmHWM") - before))
 
 

@@ -227,8 +227,9 @@ def render(findings: Sequence[Finding], root: Path) -> str:
     if not findings:
         homes = ", ".join(dict.fromkeys(b.homes[0] for b in BENCHMARKS))
         return (
-            f"no benchmark under {root}; looked for {homes}, imagenet/val. Your own folder of "
-            "images and masks needs no doctor: `segbench run` checks it as it reads it\n"
+            f"no benchmark under {root}; looked for {homes}, imagenet/val. The doctor is for those "
+            "alone: a folder of your own is checked as it is read, so try it with `segbench run "
+            f"clip mine.toml --root {root} --limit 3`, where mine.toml is its task file\n"
         )
     wrong = sum(1 for finding in findings if finding.problems)
     blocks = [_block(finding) for finding in findings]

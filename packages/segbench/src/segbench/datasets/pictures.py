@@ -24,7 +24,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         UnreadableImageError: missing, or it cannot be decoded.
     """
-    return np.asarray(_decode(path, path).convert("RGB"))
+    return _colours(_decode(path, path))
 
 
 def decode_image(content: bytes, name: str) -> npt.NDArray[np.uint8]:
@@ -33,7 +33,7 @@ def decode_image(content: bytes, name: str) -> npt.NDArray[np.uint8]:
     Raises:
         UnreadableImageError: they cannot be decoded.
     """
-    return np.asarray(_decode(BytesIO(content), name).convert("RGB"))
+    return _colours(_decode(BytesIO(content), name))
 
 
 def read_indices(path: Path) -> Indices:
@@ -115,6 +115,11 @@ def _decode(source: Path | BytesIO, name: Path | str) -> Image.Image:
         raise UnreadableImageError(f"{name}: cannot be decoded: no image file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"{name}: cannot be decoded: {_line(error)}") from error
+
+
+def _colours(picture: Image.Image) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) RGB; `convert` would copy what is RGB already."""
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _line(error: Exception) -> str:

@@ -106,17 +106,23 @@ class PerImageCounts:
 
     def to_bytes(self) -> bytes:
         """The contents of `per_image.npz`."""
+        arrays = {
+            "kind": np.array(KIND),
+            "version": np.array(VERSION),
+            "classes": np.array(self.classes),
+            "ids": np.array(self.ids, dtype=np.str_),
+            "offsets": self.offsets,
+            "pairs": self.pairs,
+            "counts": self.counts,
+        }
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            kind=np.array(KIND),
-            version=np.array(VERSION),
-            classes=np.array(self.classes),
-            ids=np.array(self.ids, dtype=np.str_),
-            offsets=self.offsets,
-            pairs=self.pairs,
-            counts=self.counts,
-        )
+        with zipfile.ZipFile(buffer, "w") as file:
+            for name, array in arrays.items():
+                one = io.BytesIO()
+                np.lib.format.write_array(one, array, allow_pickle=False)
+                # NumPy's level 6 takes seven times as long for a file that is 7 % smaller
+                entry, how = zipfile.ZipInfo(f"{name}.npy"), zipfile.ZIP_DEFLATED
+                file.writestr(entry, one.getvalue(), compress_type=how, compresslevel=1)
         return buffer.getvalue()
 
     @classmethod

@@ -56,7 +56,7 @@ def decide(scores: ScoreMap, size: tuple[int, int], task: Task, owners: Tensor) 
         owners: (Q,) int64, the label id that a query stands for.
 
     Returns:
-        (H, W) int64 label ids. The first index wins a tie; background counts at its own index.
+        (H, W) integer label ids. The first index wins a tie; background counts at its own index.
     """
     if task.background == "none":
         winner = resize_argmax(scores, size)[1]

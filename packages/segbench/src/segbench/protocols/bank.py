@@ -71,13 +71,19 @@ def _encode(encode_text: Callable[[Sequence[str]], Tensor], prompts: Sequence[st
     bar = tqdm(
         batches, desc="text bank", unit="batch", disable=None if is_long else True, leave=False
     )
-    rows = torch.cat([encode_text(batch).float() for batch in bar])  # (n, D)
-    if rows.ndim != 2 or len(rows) != len(prompts):
-        raise ModelError(f"encode_text of {len(prompts)} prompts gave {tuple(rows.shape)}")
+    rows = torch.cat([_checked(encode_text(batch), len(batch)) for batch in bar])  # (n, D)
     norms = rows.norm(dim=1)  # (n,)
     if not bool((norms.isfinite() & (norms > 0)).all()):
         raise ModelError("encode_text gave an embedding that is zero or not finite")
     return rows
+
+
+def _checked(rows: Tensor, prompts: int) -> Tensor:
+    if not isinstance(rows, Tensor):
+        raise ModelError(f"encode_text must give a tensor, got {type(rows).__name__}")
+    if rows.ndim != 2 or len(rows) != prompts:
+        raise ModelError(f"encode_text of {prompts} prompts gave {tuple(rows.shape)}")
+    return rows.float()
 
 
 def _average(block: Tensor, averaging: Averaging) -> Tensor:

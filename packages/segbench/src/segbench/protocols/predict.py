@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segbench.errors import FormatError, ModelError
+from segbench.ops.count_argmax import is_within
 from segbench.protocols.background import add_threshold_channel, decide
 from segbench.protocols.bank import build_bank
 from segbench.protocols.bank_cache import cached_bank
@@ -15,6 +16,9 @@ from segbench.protocols.inference import ScoreMap, merge_windows, resize_image, 
 from segbench.protocols.task import Task
 from segbench.segmenter import Segmenter
 from segbench.words import clean_name, load_queries, load_templates
+
+_LARGEST = 1e34
+"""Largest score of a segmenter: 10,000 windows of it can be averaged (`segbench.ops`)."""
 
 
 class Queries(NamedTuple):
@@ -101,7 +105,13 @@ def task_bank(
 
 @torch.inference_mode()
 def predict_labels(
-    segmenter: Segmenter, image: Tensor, bank: Tensor, task: Task, names: Sequence[str]
+    segmenter: Segmenter,
+    image: Tensor,
+    bank: Tensor,
+    task: Task,
+    names: Sequence[str],
+    *,
+    owners: Tensor | None = None,
 ) -> Tensor:
     """Segment one image.
 
@@ -114,14 +124,17 @@ def predict_labels(
         bank: (Q, D) rows of `task_bank`, on the same device.
         task: the protocol.
         names: K class names of the data set.
+        owners: (Q,) int64 of `task_queries` on the same device, so that it is not made for every
+            image.
 
     Returns:
-        (H, W) int64 label ids on the same device.
+        (H, W) integer label ids on the same device.
 
     Raises:
         ModelError: the segmenter's scores have a wrong shape or are not finite.
     """
-    owners = torch.tensor(task_queries(task, names).owners, device=image.device)  # (Q,)
+    if owners is None:
+        owners = torch.tensor(task_queries(task, names).owners, device=image.device)  # (Q,)
 
     def score(window: Tensor) -> Tensor:
         scores = checked_scores(segmenter.segment(window, bank), len(bank))  # (Q, h, w)
@@ -178,11 +191,17 @@ def checked_scores(scores: Tensor, classes: int) -> Tensor:
     """Scores of a segmenter as float32.
 
     Raises:
-        ModelError: not (K, h, w), or not finite.
+        ModelError: not (K, h, w), not finite, or of a magnitude above 1e34.
     """
-    if scores.ndim != 3 or len(scores) != classes:
+    if not isinstance(scores, Tensor) or scores.is_complex():
+        raise ModelError(f"segment must give a tensor of scores, got {_kind(scores)}")
+    if scores.ndim != 3 or len(scores) != classes or scores.numel() == 0:
         raise ModelError(f"segment must give ({classes}, h, w), got {tuple(scores.shape)}")
-    # a sum stays infinite or NaN; finite scores may overflow in it, and are looked at one by one
-    if not (bool(scores.sum().isfinite()) or bool(scores.isfinite().all())):
-        raise ModelError("segment gave scores that are not finite; use a low number for -inf")
-    return scores.float()
+    scores = scores.float()
+    if not is_within(scores, _LARGEST):
+        raise ModelError("segment gave scores not finite or beyond 1e34; -1e30 does for -inf")
+    return scores
+
+
+def _kind(value: object) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__

@@ -22,6 +22,7 @@ from segbench.protocols.classification import (
     cropped,
     load_any_task,
 )
+from segbench.protocols.inference import image_tensor
 from segbench.results.classification import Answers, ClassificationReport, summarise_answers
 from segbench.results.report import environment
 from segbench.running.ranks import held, rank_and_world, wait_for_all
@@ -164,10 +165,10 @@ def _classified(
     def work(_: int, example: Example) -> IntArray:
         start = time.perf_counter()
         seen = cropped(example.image, short_px, crop_px, task.resampling)  # (crop, crop, 3)
-        pixels = torch.tensor(seen, device=run.device).permute(2, 0, 1)  # (3, crop, crop)
+        pixels = image_tensor(seen, run.device)  # (3, crop, crop)
         run.add_seconds("crop", time.perf_counter() - start)
         start = time.perf_counter()
-        embedding = classifier.encode_image(pixels.float().div(255))  # (D,)
+        embedding = classifier.encode_image(pixels)  # (D,)
         scores = bank @ _unit(embedding, bank, example.id)  # (K,)
         label = torch.tensor(example.labels[0], device=run.device)  # (1,)
         ranked = rank_truth(scores[None], label, names)
@@ -205,6 +206,8 @@ def _gathered(run: Run) -> Answers:
 
 def _unit(embedding: Tensor, bank: Tensor, image_id: str) -> Tensor:
     """(D,) embedding of length 1 on the device of the bank."""
+    if not isinstance(embedding, Tensor):
+        raise ModelError(f"encode_image must give a tensor, got {type(embedding).__name__}")
     norm = embedding.float().norm()
     if embedding.shape != bank.shape[1:] or not bool(norm.isfinite() & (norm > 0)):
         raise ModelError(

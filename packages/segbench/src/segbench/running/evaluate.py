@@ -8,7 +8,8 @@ from torch import Tensor
 
 from segbench.datasets import Example, open_dataset
 from segbench.metrics.extras import check_extras
-from segbench.protocols.predict import predict_labels, task_bank
+from segbench.protocols.inference import image_tensor
+from segbench.protocols.predict import predict_labels, task_bank, task_queries
 from segbench.protocols.task import Task, load_task
 from segbench.results.report import Report
 from segbench.running.ranks import held
@@ -86,12 +87,11 @@ def evaluate(  # noqa: PLR0913  # every option of the command
         if found is not None:
             return found
         bank = task_bank(segmenter, task, run.dataset.names, bank_cache).to(run.device)  # (Q, D)
+        owners = torch.tensor(task_queries(task, run.dataset.names).owners, device=run.device)
 
         def predict(example: Example) -> Tensor:
-            # a copy, as PyTorch wants it writable; torch.tensor takes ten times as long
-            pixels = torch.from_numpy(example.image.copy()).to(run.device)  # (H, W, 3)
-            image = pixels.permute(2, 0, 1).div(255)  # (3, H, W) float32
-            return predict_labels(segmenter, image, bank, task, run.dataset.names)
+            image = image_tensor(example.image, run.device)  # (3, H, W)
+            return predict_labels(segmenter, image, bank, task, run.dataset.names, owners=owners)
 
         return finish(run, predict)
 

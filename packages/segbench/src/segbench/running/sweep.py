@@ -20,6 +20,7 @@ from segbench.errors import UsageError
 from segbench.files import remove_folder, write_atomically
 from segbench.metrics.confusion import ConfusionMatrix, IntArray, count_pairs
 from segbench.protocols.background import add_threshold_channel, decide, rank
+from segbench.protocols.inference import image_tensor
 from segbench.protocols.predict import (
     checked_scores,
     enlarged,
@@ -160,8 +161,7 @@ def _swept(run: Run, segmenter: Segmenter, values: tuple[float, ...]) -> Sweep:
 
     @torch.inference_mode()
     def work(_: int, example: Example) -> IntArray:
-        pixels = torch.tensor(example.image, device=run.device)  # (H, W, 3)
-        image = pixels.permute(2, 0, 1).float().div(255)  # (3, H, W)
+        image = image_tensor(example.image, run.device)  # (3, H, W)
         labels = torch.tensor(example.labels, device=run.device)  # (H, W)
         count = _by_window if task.background == "threshold" else _by_pixel
         score = _scorer(segmenter, bank)

@@ -4,12 +4,21 @@ The two functions share one core: it resizes class scores bilinearly to the labe
 takes the best class of every pixel, but compares only classes that can win there.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from segbench.ops.count_argmax.reference import resize_argmax_reference
 
-__all__ = ["LARGEST", "check_range", "confusion_counts", "count_argmax", "resize_argmax"]
+__all__ = [
+    "LARGEST",
+    "check_range",
+    "check_scores",
+    "confusion_counts",
+    "count_argmax",
+    "is_within",
+    "resize_argmax",
+]
 
 LARGEST = 1e38
 """Largest magnitude of a score: four of them are averaged in float32, which ends at 3.4e38."""
@@ -38,7 +47,9 @@ def count_argmax(
 
     Raises:
         ValueError: shapes, types or devices disagree, there is no class or pixel, a label is out of
-            range, or a score is NaN or larger than 1e38.
+            range, or a score is NaN or larger than 1e38. The last two are a device assertion on a
+            GPU, so as not to wait for it, and scores are looked at there where a pixel depends on
+            them.
     """
     confusion, predicted = _count_argmax(scores, labels, classes, want_labels)
     return confusion, predicted if want_labels else None
@@ -57,8 +68,9 @@ def resize_argmax(scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor
     mode="bilinear", align_corners=False)` of the contiguous float32 scores followed by `max`: the
     same steps in the same order, with the first product and the sum rounded once where ATen's
     kernels for the processor do so, twice where they do not. On other CPUs they are rounded once,
-    and ATen may differ in the last bit. For H + W <= 128, and for scores of a single place, ATen
-    takes another kernel whose rounding depends on a class's index; there this calls ATen itself.
+    and ATen may differ in the last bit. For H + W <= 128, for scores of a single place, and for
+    three classes in one thread, ATen takes other kernels, one of whose rounding depends on a class's
+    index; there this calls ATen itself.
 
     On a GPU the same steps are taken at every size, rounded once. ATen's CUDA kernel may differ in
     the last bits of `best`, and so in `winner` where two scores are that near.
@@ -108,6 +120,31 @@ def confusion_counts(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
     return torch.from_numpy(counts)
 
 
+def is_within(scores: Tensor, limit: float) -> bool:
+    """Whether no score is NaN or of a larger magnitude than `limit`; waits for a GPU."""
+    if scores.dtype == torch.float32 and scores.device.type == "cpu" and scores.is_contiguous():
+        from segbench.ops.count_argmax.cpu import all_within
+
+        # in one thread: PyTorch's wait for each other, while one of the cores reads the next image
+        return all_within(scores.detach().reshape(-1).numpy(), np.float32(limit))
+    low, high = (float(end) for end in scores.aminmax())  # NaN if any is
+    return low >= -limit and high <= limit
+
+
+def check_scores(scores: Tensor, limit: float) -> None:
+    """Refuse scores that cannot be averaged in float32.
+
+    Raises:
+        ValueError: one is NaN or of a larger magnitude than `limit`.
+    """
+    if not is_within(scores, limit):
+        low, high = (float(end) for end in scores.aminmax())
+        raise ValueError(
+            f"scores must be in [{-limit:g}, {limit:g}], -1e30 is low enough for -inf; "
+            f"got {low} to {high}"
+        )
+
+
 def check_range(labels: Tensor, predicted: Tensor, classes: int) -> None:
     """Refuse (n,) pairs of which one is no class.
 
@@ -125,13 +162,14 @@ def check_range(labels: Tensor, predicted: Tensor, classes: int) -> None:
 def _resize_argmax(scores: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     from segbench.ops.count_argmax.kernel import resize_argmax_triton
 
-    _check_scores(scores, height, width)
+    _check_shapes(scores, height, width)
     return resize_argmax_triton(scores, (height, width))
 
 
 @_resize_argmax.register_kernel("cpu")
 def _resize_on_cpu(scores: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    _check_scores(scores, height, width)
+    _check_shapes(scores, height, width)
+    check_scores(scores, LARGEST)
     return _winners(scores, (height, width))
 
 
@@ -155,10 +193,16 @@ def _count_argmax(
 def _count_on_cpu(
     scores: Tensor, labels: Tensor, classes: int, want_labels: bool
 ) -> tuple[Tensor, Tensor]:
+    from segbench.ops.count_argmax.cpu import count_pairs_cpu
+
     _check_pair(scores, labels, classes)
+    check_scores(scores, LARGEST)
     _, predicted = _winners(scores, (labels.shape[0], labels.shape[1]))
-    counts = confusion_counts(labels, predicted, classes)
-    return counts, predicted if want_labels else predicted.new_empty((0, 0))
+    counts = count_pairs_cpu(labels.reshape(-1).numpy(), predicted.reshape(-1).numpy(), classes)
+    if counts is None:
+        low, high = (int(end) for end in labels.aminmax())
+        raise ValueError(f"labels must be in [-1, {classes}), got {low} to {high}")
+    return torch.from_numpy(counts), predicted if want_labels else predicted.new_empty((0, 0))
 
 
 @_count_argmax.register_fake
@@ -172,9 +216,9 @@ def _counted_shapes(
 
 def _winners(scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Best score and its class of every pixel on a CPU; arguments are checked."""
-    from segbench.ops.count_argmax.cpu import resize_argmax_cpu
+    from segbench.ops.count_argmax.cpu import aten_differs, resize_argmax_cpu
 
-    if sum(size) <= 128 or scores.shape[1] * scores.shape[2] == 1:  # ATen's other kernel
+    if aten_differs(len(scores), scores[0].numel(), size):
         return resize_argmax_reference(scores, size)
     best, winner = resize_argmax_cpu(scores.detach().float().contiguous().numpy(), size)
     return torch.from_numpy(best), torch.from_numpy(winner)
@@ -188,20 +232,12 @@ def _check_pair(scores: Tensor, labels: Tensor, classes: int) -> None:
         raise ValueError(f"scores are on {scores.device}, labels on {labels.device}")
     if scores.ndim == 3 and len(scores) != classes:
         raise ValueError(f"scores must be ({classes}, h, w), got {tuple(scores.shape)}")
-    _check_scores(scores, *labels.shape)
-    low, high = (int(end) for end in labels.aminmax())
-    if low < -1 or high >= classes:
-        raise ValueError(f"labels must be in [-1, {classes}), got {low} to {high}")
+    _check_shapes(scores, *labels.shape)
 
 
-def _check_scores(scores: Tensor, height: int, width: int) -> None:
+def _check_shapes(scores: Tensor, height: int, width: int) -> None:
     if scores.ndim != 3 or scores.dtype not in _FLOATS:
         kind = f"{tuple(scores.shape)} {scores.dtype}"
         raise ValueError(f"scores must be (C, h, w) float32, bfloat16 or float16, got {kind}")
     if 0 in scores.shape or height < 1 or width < 1:
         raise ValueError(f"no class or no pixel: {tuple(scores.shape)} to {height} x {width}")
-    low, high = (float(end) for end in scores.aminmax())  # NaN if any is
-    if not (low >= -LARGEST and high <= LARGEST):
-        raise ValueError(
-            f"scores must be in [-1e38, 1e38], -1e30 is low enough for -inf; got {low} to {high}"
-        )

@@ -5,11 +5,12 @@ that can win somewhere in a tile.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from segbench.ops.count_argmax import LARGEST
+from segbench.ops.count_argmax import LARGEST, check_scores
 from segbench.ops.merge_argmax.reference import Place, merge_argmax_reference
 
 __all__ = ["merge_argmax"]
@@ -36,8 +37,8 @@ def merge_argmax(
     the answer is that of `F.interpolate` of every window, sum, quotient, `F.interpolate` and `max`
     bit for bit, ties included. That needs memory for the low-resolution scores, twice, and a tile
     of pixels a thread; where `F.interpolate` takes its other kernel (sides of a window or of the
-    labels that sum to 128 or less, windows of one place) this calls it, and stores full-size
-    scores. On a GPU the same steps are taken at every size; ATen's may differ in the last bit.
+    labels that sum to 128 or less, windows of one place, three classes in one thread) this calls
+    it, and stores full-size scores. On a GPU the same steps are taken at every size; ATen's may differ in the last bit.
 
     Args:
         windows: (n, C, h, w) float32, bfloat16 or float16, any strides, finite, magnitudes at most
@@ -53,7 +54,8 @@ def merge_argmax(
 
     Raises:
         ValueError: shapes or types disagree, a place lies outside, a pixel is not covered, or a
-            score is NaN or too large.
+            score is NaN or too large. The last is a device assertion on a GPU, so as not to wait
+            for it, and scores are looked at there where a pixel depends on them.
     """
     flat = [edge for place in places for edge in place]
     best, winner = _merge_argmax(windows, flat, list(resized_size), list(size))
@@ -74,12 +76,18 @@ def _merge_argmax(
 def _merge_on_cpu(
     windows: Tensor, places: Sequence[int], resized_size: Sequence[int], size: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
+    from segbench.ops.count_argmax.cpu import aten_differs
     from segbench.ops.merge_argmax.cpu import merge_argmax_cpu
 
     where, resized, full = _checked(windows, places, resized_size, size)
+    check_scores(windows, LARGEST / len(windows))
     top, left, bottom, right = where[0]
-    one_place = min(windows.shape[2] * windows.shape[3], resized[0] * resized[1]) == 1
-    if one_place or sum(full) <= 128 or bottom - top + right - left <= 128:  # ATen's other kernel
+    _, classes, height, width = windows.shape
+    resizes = (
+        (height * width, (bottom - top, right - left)),
+        (resized[0] * resized[1], full),
+    )
+    if any(aten_differs(classes, *resize) for resize in resizes):
         return merge_argmax_reference(windows, where, resized, full)
     scores = windows.detach().float().contiguous().numpy()
     best, winner = merge_argmax_cpu(scores, where, resized, full)
@@ -111,18 +119,12 @@ def _checked(
             f"{height} x {width}"
         )
     places = list(zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True))
-    _check_places(places, len(windows), rows, columns)
-    low, high = (float(end) for end in windows.aminmax())  # NaN if any is
-    limit = LARGEST / len(windows)
-    if not (low >= -limit and high <= limit):
-        raise ValueError(
-            f"scores must be in [{-limit:g}, {limit:g}], -1e30 is low enough for -inf; got {low} "
-            f"to {high}"
-        )
+    _check_places(tuple(places), len(windows), rows, columns)
     return places, (rows, columns), (height, width)
 
 
-def _check_places(places: Sequence[Place], windows: int, rows: int, columns: int) -> None:
+@lru_cache(maxsize=64)  # refused ones are not kept
+def _check_places(places: tuple[Place, ...], windows: int, rows: int, columns: int) -> None:
     if len(places) != windows:
         raise ValueError(f"{windows} windows need as many places, got {len(places)}")
     sizes = {(bottom - top, right - left) for top, left, bottom, right in places}

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segbench.ops.count_argmax import LARGEST
 from segbench.ops.count_argmax.cpu import ABSOLUTE
 from segbench.ops.count_argmax.kernel import mix
 from segbench.ops.merge_argmax.cpu import merge_axis, rounding_error
@@ -29,10 +30,14 @@ def _bounds(
     scores_ptr, begins_ptr, cuts_ptr, inner_ptr, at, classes,
     region_top, region_bottom, region_left, region_right,
     n, cuts_y, cuts_x, places_y, places_x, window_y, window_x,
-    ERROR: tl.constexpr, ABSOLUTE: tl.constexpr, BC: tl.constexpr,
+    ERROR: tl.constexpr, ABSOLUTE: tl.constexpr, LARGEST: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """Classes [BC] `at`: a number below all of their scores in a region, and one above."""
+    """Classes [BC] `at`: a number below all of their scores in a region, one above, and fitness.
+
+    Fit are those that are neither NaN nor larger than LARGEST at any place read.
+    """
     known = at < classes
+    fit = tl.full((BC,), True, tl.int1)
     least = tl.full((BC,), float("inf"), tl.float32)
     most = tl.full((BC,), -float("inf"), tl.float32)
     size = tl.zeros((BC,), tl.float32)
@@ -67,6 +72,7 @@ def _bounds(
                                 )
                                 low = tl.minimum(low, value)
                                 high = tl.maximum(high, value)
+                                fit = fit & (tl.abs(value) <= LARGEST)  # false of NaN
                         low_sum += low
                         high_sum += high
                         size = tl.maximum(size, tl.maximum(tl.abs(low), tl.abs(high)))
@@ -74,9 +80,8 @@ def _bounds(
                 least = tl.minimum(least, low_sum / covering)
                 most = tl.maximum(most, high_sum / covering)
     error = ERROR * size + ABSOLUTE
-    return tl.where(known, least - error, -float("inf")), tl.where(
-        known, most + error, -float("inf")
-    )
+    lowest = -float("inf")
+    return tl.where(known, least - error, lowest), tl.where(known, most + error, lowest), fit
 
 
 @triton.jit
@@ -131,9 +136,10 @@ def _merged(
 @triton.jit
 def _merge_argmax_kernel(
     scores_ptr, begins_ptr, cuts_ptr, inner_ptr, inner_weight_ptr, outer_ptr, outer_weight_ptr,
-    best_ptr, winner_ptr, classes, n, cuts_y, cuts_x, places_y, places_x, window_y, window_x,
-    height, width, tiles_x,
-    ERROR: tl.constexpr, ABSOLUTE: tl.constexpr, BC: tl.constexpr, SIDE: tl.constexpr,
+    best_ptr, winner_ptr, fine_ptr,
+    classes, n, cuts_y, cuts_x, places_y, places_x, window_y, window_x, height, width, tiles_x,
+    ERROR: tl.constexpr, ABSOLUTE: tl.constexpr, LARGEST: tl.constexpr,
+    BC: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
     top = tl.program_id(0) // tiles_x * SIDE
     left = tl.program_id(0) % tiles_x * SIDE
@@ -150,13 +156,16 @@ def _merge_argmax_kernel(
     )
     block = tl.arange(0, BC)
     floor = tl.full((), -float("inf"), tl.float32)
+    wrong = tl.zeros((), tl.int32)
     for first in range(0, classes, BC):
-        sure, _ = _bounds(
+        sure, _, fit = _bounds(
             scores_ptr, begins_ptr, cuts_ptr, inner_ptr, first + block, classes,
             region_top, region_bottom, region_left, region_right,
-            n, cuts_y, cuts_x, places_y, places_x, window_y, window_x, ERROR, ABSOLUTE, BC,
+            n, cuts_y, cuts_x, places_y, places_x, window_y, window_x, ERROR, ABSOLUTE, LARGEST,
+            BC,
         )  # fmt: skip
         floor = tl.maximum(floor, tl.max(sure, axis=0))
+        wrong += tl.sum((~fit).to(tl.int32), axis=0)
 
     place = tl.arange(0, SIDE * SIDE)  # [BP] of the tile's pixels, row by row
     y, x = top + place // SIDE, left + place % SIDE
@@ -171,10 +180,11 @@ def _merge_argmax_kernel(
     owner = tl.zeros((SIDE * SIDE,), tl.int32)
     for first in range(0, classes, BC):
         at = first + block
-        _, peak = _bounds(
+        _, peak, _ = _bounds(
             scores_ptr, begins_ptr, cuts_ptr, inner_ptr, at, classes,
             region_top, region_bottom, region_left, region_right,
-            n, cuts_y, cuts_x, places_y, places_x, window_y, window_x, ERROR, ABSOLUTE, BC,
+            n, cuts_y, cuts_x, places_y, places_x, window_y, window_x, ERROR, ABSOLUTE, LARGEST,
+            BC,
         )  # fmt: skip
         possible = (peak >= floor) & (at < classes)  # [BC]
         for _ in range(tl.sum(possible.to(tl.int32), axis=0)):
@@ -202,6 +212,7 @@ def _merge_argmax_kernel(
     pixel = y.to(tl.int64) * width + x
     tl.store(best_ptr + pixel, value, mask=inside)
     tl.store(winner_ptr + pixel, owner, mask=inside)
+    tl.store(fine_ptr, 0, mask=wrong > 0)
 
 
 @lru_cache(maxsize=64)
@@ -245,12 +256,16 @@ def merge_argmax_triton(
     winner = by_place.new_empty(size, dtype=torch.int32)  # (H, W)
     where = tuple(tuple(place) for place in places)
     *tables, cuts, window = _geometry(where, tuple(grid), resized_size, size, windows.device)
+    fine = winner.new_ones(1)
+    limit = LARGEST / n
     tiles = triton.cdiv(size[0], SIDE), triton.cdiv(size[1], SIDE)
     with torch.cuda.device_of(windows):
         _merge_argmax_kernel[(tiles[0] * tiles[1],)](
-            by_place, *tables, best, winner, classes, n, *cuts, *grid, *window, *size, tiles[1],
-            ERROR=float(rounding_error(n)), ABSOLUTE=float(ABSOLUTE),
+            by_place, *tables, best, winner, fine,
+            classes, n, *cuts, *grid, *window, *size, tiles[1],
+            ERROR=float(rounding_error(n)), ABSOLUTE=float(ABSOLUTE), LARGEST=limit,
             BC=min(CLASSES, triton.next_power_of_2(classes)), SIDE=SIDE,
             num_warps=1, enable_fp_fusion=False,
         )  # fmt: skip
+    torch._assert_async(fine, f"a score is not in [{-limit:g}, {limit:g}]")
     return best, winner

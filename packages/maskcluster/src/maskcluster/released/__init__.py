@@ -1,0 +1,1 @@
+"""Models as files: of the published release, of open_clip, and of a run."""
