@@ -17,6 +17,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # a file before this may have compiled too
     yield
     torch._dynamo.reset()
 
