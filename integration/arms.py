@@ -24,6 +24,11 @@ from integration.wiring import (
 from segbench import Task, evaluate
 
 
+def draws_from_archive(arm: str) -> bool:
+    """Whether an arm takes its concepts from an archive."""
+    return arm not in ("baseline", "upper-bound")
+
+
 def train_arm(
     recipe: Recipe, arm: str, seed: int, pairs: Path, archive: Path, folder: Path
 ) -> None:
@@ -33,7 +38,7 @@ def train_arm(
     )
     config = replace(recipe.train, seed=seed, data=drawn)
     source: ConceptSource | None = None
-    curated = ConceptArchive.open(archive / "archive") if arm == "cocu" else None
+    curated = ConceptArchive.open(archive / "archive") if draws_from_archive(arm) else None
     if curated is not None:
         source = curated.sampler(recipe.sampling.method, recipe.sampling.temperature)
     elif arm == "upper-bound":

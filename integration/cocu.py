@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from conceptarchive import Embeddings, OpenClipEncoder, embed, find_shards
-from integration.arms import evaluate_arm, train_arm
+from integration.arms import draws_from_archive, evaluate_arm, train_arm
 from integration.curation import curate, mine
 from integration.curator import train_curator
 from integration.recipe import Recipe
@@ -42,7 +42,7 @@ def scenes_stages(recipe: Recipe, seeds: Sequence[int], out: Path) -> list[Stage
     others = _pairs_stage(recipe, "curator-pairs", "curator", recipe.scenes.curator)
     clip = Stage(
         name="clip",
-        settings={k: v for k, v in asdict(recipe.curator).items() if k != "checkpoint_every"},
+        settings=_curator_settings(recipe),
         inputs=(others,),
         run=lambda folder: _train_clip(recipe, others.folder(out), folder),
         cost=cost.get("clip", 1),
@@ -63,9 +63,22 @@ def scenes_stages(recipe: Recipe, seeds: Sequence[int], out: Path) -> list[Stage
         ),
         cost=cost.get("archive", 1),
     )
-    task = load_task(recipe.evaluate.task).with_dataset(count=recipe.scenes.val, **_look(recipe))
-    runs = train_and_score(recipe, seeds, out, pairs, archive, task, data=None)
+    runs = train_and_score(recipe, seeds, out, pairs, archive, scenes_task(recipe), data=None)
     return [pairs, others, clip, embedded, archive, *runs]
+
+
+def _curator_settings(recipe: Recipe) -> dict[str, Any]:
+    """What the curator hangs on; a default that came later is left out: older results stay."""
+    settings = asdict(recipe.curator)
+    del settings["checkpoint_every"]
+    if settings.get("min_crop") == 1:
+        del settings["min_crop"]
+    return settings
+
+
+def scenes_task(recipe: Recipe) -> Task:
+    """What a recipe of scenes is scored on."""
+    return load_task(recipe.evaluate.task).with_dataset(count=recipe.scenes.val, **_look(recipe))
 
 
 def _pairs_stage(recipe: Recipe, name: str, split: str, count: int) -> Stage:
@@ -105,8 +118,8 @@ def train_and_score(
         task: what is scored.
         data: root of the task's data; None for procedural data.
     """
-    arm_stages = partial(_arm_stages, recipe, out, pairs, archive, task, data)
-    runs = {(arm, seed): arm_stages(arm, seed) for seed in seeds for arm in recipe.arms}
+    of_arm = partial(arm_stages, recipe, out, pairs, archive, task, data)
+    runs = {(arm, seed): of_arm(arm, seed) for seed in seeds for arm in recipe.arms}
     stages = [stage for both in runs.values() for stage in both]
     report = Stage(
         name="report",
@@ -120,7 +133,7 @@ def train_and_score(
     return [*stages, report]
 
 
-def _arm_stages(
+def arm_stages(
     recipe: Recipe,
     out: Path,
     pairs: Stage,
@@ -130,8 +143,19 @@ def _arm_stages(
     arm: str,
     seed: int,
 ) -> tuple[Stage, Stage]:
-    """Training and evaluation of one arm with one seed."""
-    curated = arm == "cocu"
+    """Training and evaluation of one arm with one seed.
+
+    Args:
+        recipe: of the arm; the sampling is read by arms that draw from an archive alone.
+        out: root of the stage folders.
+        pairs: stage with tar shards of the training pairs.
+        archive: stage with the arm's concept archive in `archive/`, if it draws from one.
+        task: what is scored.
+        data: root of the task's data; None for procedural data.
+        arm: `baseline`, `upper-bound`, or any other name: it draws from the archive.
+        seed: of the training.
+    """
+    curated = draws_from_archive(arm)
     trained = Stage(
         name=f"train-{arm}-{seed}",
         settings={
@@ -187,18 +211,19 @@ def _train_clip(recipe: Recipe, pairs: Path, folder: Path) -> None:
     )
 
 
-def _encoder(clip: Path) -> OpenClipEncoder:
+def open_encoder(clip: Path) -> OpenClipEncoder:
+    """The curator's CLIP, from its stage's folder."""
     return OpenClipEncoder(f"local-dir:{clip}", device=str(best_device()))
 
 
 def _embed(pairs: Path, clip: Path, folder: Path) -> None:
-    embed(find_shards(pairs), _encoder(clip), folder, dataset=DATASET)
+    embed(find_shards(pairs), open_encoder(clip), folder, dataset=DATASET)
 
 
 def _curate(recipe: Recipe, pairs: Path, clip: Path, embedded: Path, folder: Path) -> None:
     """Mine the vocabulary, build the archive, and judge it and its ablations."""
     embeddings = Embeddings.open(embedded)
-    encoder = _encoder(clip)
+    encoder = open_encoder(clip)
     vocabulary, features = mine(recipe.vocabulary, embeddings, encoder)
     vocabulary.save(folder / "vocabulary.txt")
     truth = as_sets(read_truth(pairs))

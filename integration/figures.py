@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from conceptarchive import ConceptArchive, Pair, find_shards, read_pairs
-from groupvit import GroupViTSegmenter, load_model
 from integration.results import read_log
-from segbench import Task, open_dataset, overlay, predict_labels, task_bank
+from segbench import Segmenter, Task, open_dataset, overlay, predict_labels, task_bank
 
-COLOURS = {"baseline": "#c44e52", "cocu": "#4c72b0", "upper-bound": "#8c8c8c"}
+COLOURS = {
+    "baseline": "#c44e52", "cocu": "#4c72b0", "upper-bound": "#8c8c8c",
+    "model-1": "#dd8452", "model-2": "#b8a22c", "model-3": "#55a868", "model-4": "#4c72b0",
+}  # fmt: skip
 THUMBNAIL_PX = 144
 
 UInt8Image = npt.NDArray[np.uint8]
@@ -60,6 +62,70 @@ def loss_curves(logs: Mapping[str, Sequence[Path]]) -> Figure:
             axis.grid(alpha=0.3)
             axis.legend()
     return figure
+
+
+Curve = Mapping[str, Sequence[float]]
+"""Of one run: `step` and `loss`, `point` and `miou`, each two of equal lengths."""
+
+
+def convergence(curves: Mapping[str, Sequence[Curve]]) -> Figure:
+    """Loss and mIoU against steps, arms in colours, seeds as thin lines (CoCu, Fig. 3a).
+
+    Args:
+        curves: by arm, one a seed.
+    """
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(9, 3.4))
+        for axis, (x, y) in zip(
+            figure.subplots(1, 2), (("step", "loss"), ("point", "miou")), strict=True
+        ):
+            for number, (arm, seeds) in enumerate(curves.items()):
+                for seed, lines in enumerate(seeds):
+                    axis.plot(
+                        lines[x],
+                        lines[y],
+                        color=COLOURS.get(arm, f"C{number}"),
+                        linewidth=0.9,
+                        marker="." if y == "miou" else None,
+                        label=arm if seed == 0 else None,
+                    )
+            axis.set_title({"loss": "training loss", "miou": "mIoU"}[y])
+            axis.set_xlabel("step")
+            axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return figure
+
+
+Bar = tuple[float, float | None, float | None, Sequence[float]]
+"""Height, ends of its interval if it has one, and single values to show as dots."""
+
+
+def bars(panels: Mapping[str, Mapping[str, Bar]]) -> Figure:
+    """Horizontal bars with intervals, a panel for each measure, the first bar on top."""
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(9, 0.9 + 0.34 * max(map(len, panels.values()))))
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+            for place, (height, low, high, dots) in enumerate(panel.values()):
+                axis.barh(place, height, color="#4c72b0", alpha=0.5)
+                if low is not None and high is not None:
+                    axis.plot([low, high], [place, place], color="black", linewidth=1.2)
+                axis.plot(dots, [place] * len(dots), "k.", markersize=4)
+            axis.set_yticks(range(len(panel)), [*panel])
+            axis.invert_yaxis()
+            axis.set_xlim(left=0)
+            axis.set_title(title)
+            axis.grid(alpha=0.3, axis="x")
+        figure.subplots_adjust(wspace=0.35)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    unfinished = path.with_name(path.name + ".tmp")
+    FigureCanvasAgg(figure)
+    figure.savefig(unfinished, format="png", dpi=110, bbox_inches="tight")
+    unfinished.replace(path)
 
 
 def all_pairs(folder: Path, dataset: str) -> Iterator[Pair]:
@@ -115,17 +181,15 @@ class Predictions:
     """Label maps of a task's first images by several models.
 
     Args:
-        runs: run folder of each arm.
+        segmenters: of each arm.
         task: what is segmented.
         root: of its data.
     """
 
-    def __init__(self, runs: Mapping[str, Path], task: Task, root: Path | None) -> None:
+    def __init__(self, segmenters: Mapping[str, Segmenter], task: Task, root: Path | None) -> None:
         self.dataset = open_dataset(task.dataset, root)
         self.task = task
-        self._segmenters = {
-            arm: GroupViTSegmenter(load_model(run), name=arm) for arm, run in runs.items()
-        }
+        self._segmenters = segmenters
         self._banks = {
             arm: task_bank(segmenter, task, self.dataset.names)
             for arm, segmenter in self._segmenters.items()

@@ -57,10 +57,10 @@ def photo_stages(recipe: Recipe, seeds: Sequence[int], out: Path, data: Path | N
     if "upper-bound" in recipe.arms:
         raise RecipeError("upper-bound needs true labels, which Flickr8k lacks; leave the arm out")
     data = data.resolve()
-    _check(data)
+    check_data(data)
     task = load_task(recipe.evaluate.task)
     open_dataset(task.dataset, data)  # what is missing should be known before the training
-    settings = {"photos": asdict(recipe.photos), "files": _sizes(data)}
+    settings = {"photos": asdict(recipe.photos), "files": data_files(data)}
     pairs = Stage(
         name="pairs",
         settings=settings,
@@ -156,12 +156,23 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _curate(recipe: Recipe, data: Path, folder: Path) -> None:
-    """Build the archive from the given captions and judge it by the others."""
+@dataclass(frozen=True, slots=True)
+class CuratedPhotos:
+    """Photographs as the curator gets them, and what other people say of them."""
+
+    embeddings: Embeddings
+    vocabulary: Vocabulary
+    features: FloatArray
+    """(V, 512) unit rows of the vocabulary."""
+    truth: Mapping[str, Sequence[str]]
+    """Concepts that the captions not given name, by pair id; maybe none."""
+
+
+def curated_photos(recipe: Recipe, data: Path) -> CuratedPhotos:
+    """Read photographs, their given captions, and the truth of the others."""
     photos = read_photos(data)
     given = [given_caption(photo, recipe.photos.caption) for photo in photos]
     vocabulary, features = _vocabulary(data, given, recipe.photos.min_captions)
-    vocabulary.save(folder / "vocabulary.txt")
     ids = [f"{DATASET}/{SHARD}/{photo.file.stem}" for photo in photos]
     embeddings = Embeddings.from_arrays(
         ids,
@@ -181,12 +192,19 @@ def _curate(recipe: Recipe, data: Path, folder: Path) -> None:
         )
         for key, photo in zip(ids, photos, strict=True)
     }
-    write_truth(folder, truth)
+    return CuratedPhotos(embeddings, vocabulary, features, truth)
+
+
+def _curate(recipe: Recipe, data: Path, folder: Path) -> None:
+    """Build the archive from the given captions and judge it by the others."""
+    photos = curated_photos(recipe, data)
+    photos.vocabulary.save(folder / "vocabulary.txt")
+    write_truth(folder, photos.truth)
     quality = curate(
         folder,
-        embeddings,
-        vocabulary,
-        features,
+        photos.embeddings,
+        photos.vocabulary,
+        photos.features,
         recipe.archive,
         {key: names for key, names in as_sets(read_truth(folder)).items() if names},
         encoder_id=ENCODER,
@@ -243,7 +261,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def _check(data: Path) -> None:
+def check_data(data: Path) -> None:
+    """Look for the files that the recipe reads.
+
+    Raises:
+        DataMissingError: naming the first that is not there.
+    """
     wanted = [
         data / "flickr8k" / "captions_train.tsv",
         data / "flickr8k" / "captions_val.tsv",
@@ -259,7 +282,7 @@ def _check(data: Path) -> None:
             raise DataMissingError(f"{path}: not found; --data must hold flickr8k and its features")
 
 
-def _sizes(data: Path) -> Mapping[str, int]:
+def data_files(data: Path) -> Mapping[str, int]:
     """Sizes of the tables, so that other data make another fingerprint."""
     files = sorted((data / "clip_vitb32_features").glob("*")) + sorted(
         (data / "flickr8k").glob("*.tsv")

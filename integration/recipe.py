@@ -187,28 +187,42 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         RecipeError: no such recipe, unreadable TOML, an unknown field or a value out of range.
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    return build_recipe(*read_recipe(name, FOLDER))
+
+
+def read_recipe(name: str, folder: Path) -> tuple[dict[str, Any], str]:
+    """Values of a recipe, and what it is called.
+
+    Args:
+        name: among those in `folder`, or the path of a TOML file.
+        folder: of built-in recipes.
+
+    Raises:
+        RecipeError: no such recipe, or unreadable TOML.
+    """
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
         raise RecipeError(f"no recipe {name!r}; there are {known}, or give a .toml file")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8")), path.stem
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not readable as TOML ({error})") from error
-    return build_recipe(values, path.stem)
 
 
 def build_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     """Build a recipe from nested plain values."""
     file = f"{name}.toml"
-    _check_fields(values, Recipe, "", file)
+    check_fields(values, Recipe, "", file)
     if "summary" not in values:
         raise RecipeError(f"{file}: needs a summary")
     if "train" not in values:
         raise RecipeError(f"{file}: needs a [train] part with [train.optim] total_steps")
     given = dict(values)
     parts: dict[str, Any] = {
-        key: _build(kind, given.pop(key), key, file) for key, kind in PARTS.items() if key in given
+        key: build_part(kind, given.pop(key), key, file)
+        for key, kind in PARTS.items()
+        if key in given
     }
     try:
         parts["train"] = train_config(given.pop("train"))
@@ -218,15 +232,20 @@ def build_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     return Recipe(name=name, **parts, **given)
 
 
-def _build(kind: type[Config], values: Mapping[str, Any], path: str, file: str) -> Config:
-    _check_fields(values, kind, f"{path}.", file)
+def build_part(kind: type[Config], values: Mapping[str, Any], path: str, file: str) -> Config:
+    """Build a part of a recipe from plain values, `path` being its place in `file`.
+
+    Raises:
+        RecipeError: an unknown field, or a value out of range.
+    """
+    check_fields(values, kind, f"{path}.", file)
     try:
         return kind(**values)
     except ValueError as error:
         raise RecipeError(f"{file}: [{path}] {error}") from error
 
 
-def _check_fields(values: Any, kind: type[Any], prefix: str, file: str) -> None:
+def check_fields(values: Any, kind: type[Any], prefix: str, file: str) -> None:
     """Refuse what is not a table of known fields with values of their types."""
     if not isinstance(values, Mapping):
         raise RecipeError(f"{file}: {prefix.rstrip('.')} must be a table, got {values!r}")

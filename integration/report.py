@@ -6,10 +6,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from string import Template
 
 from conceptarchive import ConceptArchive, Vocabulary
+from groupvit import GroupViTSegmenter, load_model
 from integration import figures
+from integration.pages import PAGE, figure_tag, html_tables, provenance_line
 from integration.provenance import commit, machine
 from integration.recipe import Recipe
 from integration.results import Outcome, gather, markdown
@@ -18,20 +19,6 @@ from integration.wiring import mentioned_concepts
 from segbench import Task
 
 EXAMPLES = 6
-
-PAGE = Template(
-    """<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
-<style>body{font:15px/1.45 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;
-color:#222}table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #ccc;
-padding:.25rem .6rem;text-align:right}td:first-child,th:first-child{text-align:left}
-figure{margin:1rem 0}img{max-width:100%}.pair{display:flex;gap:1rem;align-items:flex-start;
-border-top:1px solid #ddd;padding:.8rem 0}.pair img{image-rendering:pixelated}
-.small img{width:96px}.in{color:#888}.new{font-weight:600}small{color:#666}</style>
-<h1>$title</h1><p>$summary</p><p><small>$provenance</small></p>
-$body
-</html>
-"""
-)
 
 
 def write_report(
@@ -67,9 +54,9 @@ def write_report(
     for (arm, _), (trained, _) in runs.items():
         logs.setdefault(arm, []).append(trained.folder(out))
     body = [
-        _html_tables(tables),
+        html_tables(tables),
         "<h2>Loss at equal steps</h2>",
-        _figure(figures.png_data(figures.loss_curves(logs))),
+        figure_tag(figures.png_data(figures.loss_curves(logs))),
         "<h2>Archives and their witnesses</h2>",
         _archive_section(pairs.folder(out), archive.folder(out)),
         "<h2>A concept that captions rarely name, found in pictures</h2>",
@@ -78,7 +65,7 @@ def write_report(
     page = PAGE.substitute(
         title=escape(title),
         summary=escape(recipe.summary),
-        provenance=escape(_provenance()),
+        provenance=escape(provenance_line()),
         body="\n".join(body),
     )
     write_text(folder / "report.html", page)
@@ -104,14 +91,6 @@ def _results(
         "machine": machine(),
         **asdict(outcome),
     }
-
-
-def _provenance() -> str:
-    here = machine()
-    return (
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit() or 'unknown'}, {here['cpu']}, "
-        f"{here['threads']} threads, {here['gpu'] or 'no GPU'}, torch {here['torch']}"
-    )
 
 
 def _archive_section(pairs: Path, curated: Path) -> str:
@@ -152,7 +131,8 @@ def _archive_section(pairs: Path, curated: Path) -> str:
 
 def _overlay_section(runs: Mapping[str, Path], task: Task, data: Path | None, curated: Path) -> str:
     """Both models on the first images that show a class which captions leave out most."""
-    predictions = figures.Predictions(runs, task, data)
+    models = {arm: GroupViTSegmenter(load_model(run), name=arm) for arm, run in runs.items()}
+    predictions = figures.Predictions(models, task, data)
     names = predictions.dataset.names
     parts: list[str] = []
     for label in _rarely_named(predictions, curated):
@@ -161,9 +141,11 @@ def _overlay_section(runs: Mapping[str, Path], task: Task, data: Path | None, cu
             continue
         image, truth, maps = predictions.of(index)
         masks = {"truth": truth == label, **{arm: m == label for arm, m in maps.items()}}
-        parts.append(_figure(figures.png_data(figures.concept_strip(image, masks, names[label]))))
+        parts.append(
+            figure_tag(figures.png_data(figures.concept_strip(image, masks, names[label])))
+        )
         strip = figures.label_strip(image, {"truth": truth, **maps}, names)
-        parts.append(_figure(figures.png_data(strip)))
+        parts.append(figure_tag(figures.png_data(strip)))
     return "\n".join(parts)
 
 
@@ -182,23 +164,3 @@ def _first_with(predictions: figures.Predictions, label: int, share: float = 0.1
         if (predictions.dataset[index].labels == label).mean() >= share:
             return index
     return None
-
-
-def _figure(source: str) -> str:
-    return f'<figure><img src="{source}"></figure>'
-
-
-def _html_tables(text: str) -> str:
-    """Markdown paragraphs and tables of `results.markdown` as HTML."""
-    parts = []
-    for block in text.strip().split("\n\n"):
-        if not block.startswith("|"):
-            parts.append(f"<p>{escape(block)}</p>")
-            continue
-        rows = [line.strip("|").split("|") for line in block.splitlines() if "---" not in line]
-        cells = [
-            "".join(f"<{tag}>{escape(cell.strip())}</{tag}>" for cell in row)
-            for tag, row in zip(["th"] + ["td"] * len(rows), rows, strict=False)
-        ]
-        parts.append("<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>")
-    return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""`python -m integration.reproduce cocu`: a paper, from pairs to report."""
+"""`python -m integration.reproduce cocu` (or `pixelclip`): a paper, from data to report."""
 
 import sys
 from collections.abc import Sequence
@@ -9,23 +9,38 @@ from jsonargparse import auto_cli
 
 from conceptarchive import ConceptArchiveError
 from groupvit import GroupViTError
+from integration.ablation import ablation_stages
 from integration.cocu import scenes_stages
 from integration.errors import DataMissingError, RecipeError
 from integration.flickr8k import photo_stages
+from integration.papers.recipe import is_pairs_recipe
+from integration.papers.run import Options, run_paper
+from integration.photo_ablation import photo_study_stages
+from integration.pixelclip.recipe import load_pixelclip_recipe
+from integration.pixelclip.stages import pixelclip_stages
 from integration.recipe import Recipe, load_recipe
-from integration.stage import Stage, describe, run_stages, write_text
+from integration.stage import Stage, describe, run_stages
+from maskcluster import MaskClusterError
 from segbench import SegbenchError
 
 REPORTS = ("report.md", "report.html", "results.json")
+STUDY = ("ablation.md", "ablation.png", "ablation.json")
+ABLATION = (*STUDY, "convergence.png")
+FLAGS = ("--dry_run", "--ablation")
+"""Options that mean `true` when nothing follows."""
 
 
-def cocu(
+def cocu(  # noqa: PLR0913  # every option of the command
     recipe: str = "cocu-mini",
     *,
     data: Path | None = None,
     out: Path | None = None,
     seeds: int = 1,
     arms: str | None = None,
+    ablation: bool = False,
+    pool: str | None = None,
+    tasks: str | None = None,
+    limit: int | None = None,
     from_stage: str | None = None,
     dry_run: bool = False,
 ) -> None:
@@ -38,23 +53,124 @@ def cocu(
             stopped.
         seeds: train every arm this many times.
         arms: comma-separated, of baseline, cocu and upper-bound; the recipe's when left out.
+        ablation: train the paper's models #1 to #4 between baseline and upper bound, and judge the
+            settings of an archive, on a recipe of scenes; `arms` may then name model-1 to model-4
+            and any setting that docs/ablation.md lists. On photographs nothing is trained.
+        pool: of a recipe on pairs: `own`, or the set in which reference images are searched.
+        tasks: of a recipe on pairs: comma-separated tasks of segbench; the recipe's when left out.
+        limit: of a recipe on pairs: rehearse it with this many pairs of each set and images of each
+            task.
+        from_stage: forget the results of this stage and of all after it.
+        dry_run: list the stages and whether they are up to date, and stop; of a recipe on pairs,
+            also say what the data folder lacks and what the run will take.
+    """
+    if is_pairs_recipe(recipe):
+        if ablation:
+            raise RecipeError("--ablation is of scenes; on pairs the recipe is cocu-ablation-cc3m")
+        run_paper(recipe, Options(data, out, seeds, arms, pool, tasks, limit, from_stage, dry_run))
+        return
+    if (pool, tasks, limit) != (None, None, None):
+        raise RecipeError(f"--pool, --tasks and --limit are of recipes on pairs, {recipe} is none")
+    plan = load_recipe(recipe)
+    _check_seeds(seeds)
+    root = out or Path("runs") / plan.name
+    chosen = None if arms is None else arms.split(",")
+    names: Sequence[str] = REPORTS
+    if not ablation:
+        stages = _stages(_with_arms(plan, arms), root, range(seeds), data)
+    elif plan.source == "flickr8k":
+        stages, names = photo_study_stages(plan, chosen, root, data), STUDY
+    else:
+        stages, names = ablation_stages(plan, chosen, range(seeds), root), ABLATION
+    _run(stages, root, names, from_stage, dry_run=dry_run)
+
+
+def pixelclip(
+    recipe: str = "pixelclip-mini",
+    *,
+    data: Path | None = None,
+    out: Path | None = None,
+    seeds: int = 1,
+    arms: str | None = None,
+    from_stage: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Tune CLIP with masks that have no names, score it before and after, name its clusters.
+
+    Args:
+        recipe: name of a built-in recipe, or a .toml file.
+        data: folder of real data, for recipes that need one.
+        out: folder of all results; runs/RECIPE when left out. A killed run goes on where it
+            stopped.
+        seeds: train CLIP and every arm this many times.
+        arms: comma-separated names of the recipe's arms, or `all`.
         from_stage: forget the results of this stage and of all after it.
         dry_run: list the stages and whether they are up to date, and stop.
     """
-    plan = _with_arms(load_recipe(recipe), arms)
+    plan = load_pixelclip_recipe(recipe).with_arms(arms)
+    _check_seeds(seeds)
+    root = out or Path("runs") / plan.name
+    stages = pixelclip_stages(plan, range(seeds), root, data)
+    _run(stages, root, REPORTS, from_stage, dry_run=dry_run)
+
+
+def _check_seeds(seeds: int) -> None:
     if seeds < 1:
         raise RecipeError(f"--seeds must be >= 1, got {seeds}")
-    root = out or Path("runs") / plan.name
-    stages = _stages(plan, root, range(seeds), data)
+
+
+def _run(
+    stages: Sequence[Stage],
+    root: Path,
+    names: Sequence[str],
+    from_stage: str | None,
+    *,
+    dry_run: bool,
+) -> None:
+    """Run stages, or list them; then copy and print what the last one made."""
     if dry_run:
         print("\n".join(describe(stages, root)))
         return
     run_stages(stages, root, stream=sys.stderr, again_from=from_stage)
-    final = stages[-1].folder(root)
-    for name in REPORTS:
-        write_text(root / name, (final / name).read_text(encoding="utf-8"))
-    print((root / "report.md").read_text(encoding="utf-8"))
-    print(f"Report with pictures: {root / 'report.html'}")
+    _publish(stages[-1].folder(root), root, names)
+    print((root / names[0]).read_text(encoding="utf-8"))
+    print(f"Report with pictures: {root / names[1]}")
+
+
+def groupvit(
+    recipe: str = "groupvit-gcc-yfcc",
+    *,
+    data: Path | None = None,
+    out: Path | None = None,
+    seeds: int = 1,
+    tasks: str | None = None,
+    limit: int | None = None,
+    from_stage: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Train GroupViT on image-caption pairs as published, and score it beside the paper's figures.
+
+    Args:
+        recipe: name of a recipe on pairs, or a .toml file.
+        data: folder of pairs and of the data sets that are scored.
+        out: folder of all results; runs/papers when left out. A killed run goes on where it
+            stopped.
+        seeds: trainings.
+        tasks: comma-separated tasks of segbench; the recipe's when left out.
+        limit: rehearse it with this many pairs of each set and images of each task.
+        from_stage: forget the results of this stage and of all after it.
+        dry_run: say what the data folder lacks and what the run will take, list the stages, stop.
+    """
+    options = Options(data, out, seeds, "baseline", None, tasks, limit, from_stage, dry_run)
+    run_paper(recipe, options)
+
+
+def _publish(final: Path, root: Path, names: Sequence[str]) -> None:
+    """Copy what the last stage made to where it is looked for, each file whole or not at all."""
+    for name in names:
+        unfinished = root / f"{name}.tmp"
+        unfinished.write_bytes((final / name).read_bytes())
+        unfinished.replace(root / name)
 
 
 def _with_arms(recipe: Recipe, arms: str | None) -> Recipe:
@@ -71,12 +187,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     try:
         given = _spelt(sys.argv[1:] if argv is None else argv)
-        auto_cli({"cocu": cocu}, args=given, prog="python -m integration.reproduce")
+        auto_cli(
+            {"cocu": cocu, "groupvit": groupvit, "pixelclip": pixelclip},
+            args=given,
+            prog="python -m integration.reproduce",
+        )
     except (
         RecipeError,
         DataMissingError,
         ConceptArchiveError,
         GroupViTError,
+        MaskClusterError,
         SegbenchError,
     ) as error:
         print(f"reproduce: {error}", file=sys.stderr)
@@ -97,7 +218,7 @@ def _spelt(arguments: Sequence[str]) -> list[str]:
         option, equals, value = argument.partition("=")
         if option.startswith("--"):
             option = {"--from": "--from_stage"}.get(option, "--" + option[2:].replace("-", "_"))
-        if option == "--dry_run" and not equals and following not in ("true", "false"):
+        if option in FLAGS and not equals and following not in ("true", "false"):
             equals, value = "=", "true"
         known.append(option + equals + value)
     return known

@@ -12,7 +12,7 @@ from PIL import Image
 
 from conceptarchive import Pair
 from integration import figures
-from integration.report import _html_tables
+from integration.pages import html_tables
 from segbench import ScenesDataset, write_pairs
 
 
@@ -91,7 +91,7 @@ def test_a_label_strip_has_a_map_for_every_model() -> None:
 
 
 def test_tables_become_html_and_text_is_escaped() -> None:
-    html = _html_tables("a < b\n\n| head | n |\n|---|---|\n| x & y | 1 |")
+    html = html_tables("a < b\n\n| head | n |\n|---|---|\n| x & y | 1 |")
     assert html == (
         "<p>a &lt; b</p>\n<table><tr><th>head</th><th>n</th></tr>"
         "<tr><td>x &amp; y</td><td>1</td></tr></table>"

@@ -1,5 +1,6 @@
 """Photographs with real features: read from miniature files, and from the real ones."""
 
+import io
 import json
 import os
 import shutil
@@ -20,8 +21,9 @@ from integration.flickr8k import (
     read_concepts,
     read_photos,
 )
+from integration.photo_ablation import JUDGED, photo_study_stages
 from integration.recipe import Recipe, load_recipe
-from integration.stage import Stage
+from integration.stage import Stage, run_stages
 from segbench import DataMissingError as DataMissing
 
 PHOTOS = ("b.jpg", "a.jpg", "lost.jpg")  # order of the features; the last has no caption
@@ -223,3 +225,26 @@ def test_real_features_match_dogs_with_dogs(real_data: Path) -> None:
     response = np.stack([photo.feature for photo in photos]) @ rows[names.index("dog")]
     dogs = np.array([sum("dog" in text.lower() for text in p.captions) >= 4 for p in photos])
     assert response[dogs].mean() > response[~dogs].mean() + 2 * response[~dogs].std()
+
+
+def test_an_ablation_of_photographs_judges_settings_without_training(
+    data: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    few = replace(recipe, photos=replace(recipe.photos, min_captions=1))
+    planned = photo_study_stages(few, None, tmp_path, data)
+    run_stages(planned, tmp_path, stream=io.StringIO())
+    study, report = (stage.folder(tmp_path) for stage in planned)
+    judged = json.loads((study / "study.json").read_text())
+    assert judged["curations"].keys() == JUDGED.keys()
+    assert "gallery" not in JUDGED and "other-pool" not in JUDGED
+    # the vocabulary is what given captions name: dog and cat. Others say dog of a, and cat of b:
+    # nothing is missing, and one of the three concepts drawn of either is right
+    first = judged["curations"]["model-4"]
+    assert (first["pairs"], first["pairs_with_missing"], first["recall"]["3"]) == (2, 0, 0)
+    assert first["draws"]["right"]["mean"] == pytest.approx(1 / 3)
+    results = json.loads((report / "ablation.json").read_text())
+    assert results["metrics"] == {} == results["convergence"]
+    assert results["command"].endswith("--recipe cocu-flickr8k --data DATA")
+    assert "| #1 to #2 |  |  | " in (report / "ablation.md").read_text()
+    assert (report / "ablation.png").is_file()
+    assert not (report / "convergence.png").exists()

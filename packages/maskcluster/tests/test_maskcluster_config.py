@@ -113,6 +113,7 @@ def test_every_row_of_the_ablations_is_a_configuration(change: dict[str, Any]) -
         (ModelConfig, {"architecture": ""}, "architecture must be the name"),
         (ModelConfig, {"pretrained": ""}, "pretrained must be a tag"),
         (ModelConfig, {"architecture": "local-dir:x"}, "local-dir:x has its own weights"),
+        (ModelConfig, {"decoder_width": 6}, "decoder_width must be a multiple of 4, got 6"),
         (ViewConfig, {"mask_px": 80}, "mask_px must be a multiple of 32, got 80"),
         (ViewConfig, {"mask_px": 0}, "mask_px must be a multiple of 32, got 0"),
         (ViewConfig, {"longest_px": 1000}, "longest_px must be >= 1024, got 1000"),

@@ -26,6 +26,19 @@ def test_it_is_the_published_network() -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
 
 
+def test_a_narrower_one_has_the_same_layers() -> None:
+    narrow, published = MaskDecoder(12), MaskDecoder()
+    assert [type(layer) for layer in narrow.layers] == [type(layer) for layer in published.layers]
+    assert sum(p.numel() for p in narrow.parameters()) < 5_000
+    assert narrow(torch.zeros(1, 2, 3, 5)).shape == (1, 2, 12, 20)
+
+
+@pytest.mark.parametrize("width", [0, 10])
+def test_a_width_that_cannot_be_grouped_is_refused(width: int) -> None:
+    with pytest.raises(ValueError, match=f"width must be a positive multiple of 4, got {width}"):
+        MaskDecoder(width)
+
+
 def test_clusters_are_decoded_by_themselves() -> None:
     decoder = MaskDecoder()
     maps = torch.randn(2, 4, 5, 5)

@@ -119,7 +119,9 @@ def test_wrong_usage_is_one_line_and_code_2(cli: Run, factory: str, mini_task: P
     refused(cli("run", factory, "camvid@groupvit"), 2, "did you mean 'camvid11@groupvit'")
     refused(cli("run", "no_such_module:make", mini_task), 2, "No module named")
     refused(cli("run", "my_models:mak", mini_task), 2, "has no attribute 'mak'")
-    refused(cli("run", "my_models", mini_task), 2, "my_models")
+    refused(cli("run", "my_models", mini_task), 2, "your own is named package.module:callable")
+    refused(cli("run", "maskclp", mini_task), 2, "unknown model 'maskclp'; did you mean 'maskclip'")
+    refused(cli("doctor", mini_task.parent, "--sample", "-1"), 2, "sample must be >= 0, got -1")
     refused(cli("run", "my_models:nothing", mini_task), 2, "gave a int, which lacks")
     refused(cli("run", factory, mini_task, "--option.colour=3"), 2, "colour")
 
@@ -141,6 +143,8 @@ def test_wrong_data_is_one_line_and_code_1(
     refused(cli("run", factory, mini_task, "--root", mini), 1, "mask value 2 is not in")
     mini_task.write_text("windw_px = 3\n" + mini_task.read_text())
     refused(cli("run", factory, mini_task, "--root", mini), 1, "did you mean 'window_px'?")
+    mini_task.write_bytes("summary = 'Äcker'\n".encode("latin-1"))
+    refused(cli("run", factory, mini_task, "--root", mini), 1, "a task file must be UTF-8")
 
 
 def test_a_skipped_image_is_code_4_unless_allowed(

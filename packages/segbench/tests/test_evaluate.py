@@ -79,6 +79,8 @@ def test_limit_is_recorded(painted: Segmenter, mini: Path, mini_task: Path) -> N
     assert run(painted, mini_task, mini, limit=9).warnings == ()
     with pytest.raises(UsageError, match="limit must be >= 1, got 0"):
         run(painted, mini_task, mini, limit=0)
+    with pytest.raises(UsageError, match="overlays must be >= 0, got -1"):
+        run(painted, mini_task, mini, overlays=-1)
 
 
 def test_corrupt_image_is_skipped_counted_and_named(

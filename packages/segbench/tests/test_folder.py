@@ -155,12 +155,49 @@ def test_colour_mask_and_wrong_size_are_refused(folder: Path) -> None:
         ("mask_value\tname\n0\tsky\n0\tgrass\n", "mask value 0 has more than one row"),
         ("mask_value\tname\n-1\tsky\n", "got '-1'"),
         ("mask_value\tname\n65536\tsky\n", "got '65536'"),
+        ("mask_value\tname\n", "names no class"),
+        ("mask_value\tname\n0\tsky\n7\t \n", "mask value 7 has no name"),
     ],
 )
 def test_tables_that_contradict_themselves(folder: Path, table: str, message: str) -> None:
     (folder / "labels.tsv").write_text(table)
     with pytest.raises(FormatError, match=message):
         FolderDataset(folder)
+
+
+def test_a_table_may_come_from_a_spreadsheet_but_must_be_utf8(folder: Path) -> None:
+    table = "mask_value\tname\r\n0\tciel bleuté\r\n1\tgrass\r\n2\tcat\r\n"
+    (folder / "labels.tsv").write_bytes(table.encode("utf-8-sig"))
+    assert FolderDataset(folder, ignore=(255,)).names == ("ciel bleuté", "grass", "cat")
+    assert read(folder) == LABELS.tolist()
+    (folder / "labels.tsv").write_bytes(table.encode("latin-1"))
+    with pytest.raises(FormatError, match=r"labels\.tsv: .* must be UTF-8") as caught:
+        FolderDataset(folder)
+    one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "what"),
+    [
+        ("ignore", 255, "a list of mask values"),
+        ("ignore", [-1], "a list of mask values"),
+        ("ignore", ["255"], "a list of mask values"),
+        ("images", 3, "text or a list of texts"),
+        ("masks", None, "text or a list of texts"),
+        ("background", "sky", "a mask value in"),
+        ("background", 65536, "a mask value in"),
+        ("groups", {"sky": 0}, "lists of mask values"),
+        ("folder", 1, "text"),
+    ],
+)
+def test_options_of_a_wrong_type_are_named(
+    folder: Path, option: str, value: object, what: str
+) -> None:
+    spec = {"kind": "folder", option: value}
+    with pytest.raises(FormatError, match=f"dataset.{option} must be {what}.*, got ") as caught:
+        open_dataset(spec, folder)
+    one_line(caught)
+    assert len(open_dataset({"kind": "folder", "background": None, "groups": None}, folder)) == 1
 
 
 def test_two_images_of_one_stem_are_refused(folder: Path) -> None:

@@ -65,6 +65,12 @@ def test_unknown_version_and_kind_are_named(
         Report.read(path)
 
 
+def test_a_list_is_no_results(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(FormatError, match=r"results\.json: holds no results, but a list"):
+        Report.read(tmp_path)
+
+
 def test_comparison_is_signed_paired_and_by_class(report: Report, right: Report) -> None:
     found = compare(report, right)
     assert found.difference.point == pytest.approx(1 - 20 / 96)

@@ -407,6 +407,7 @@ def test_the_command_runs_compares_and_prints_tables(cli: Cli, flat: Path, tmp_p
     pair = [tmp_path / "r" / name / ID for name in "ab"]
     code, out, _ = cli("compare", *pair)
     assert code == 0 and " acc1 [" in out and "over 8 images" in out
+    refused(cli("page", pair[0], "--root", flat), 2, f"{ID} classifies images, a page shows label")
     code, out, _ = cli("table", tmp_path / "r")
     assert code == 0 and out.startswith("| task | model | images | acc1 |")
     code, out, _ = cli("table", tmp_path / "r", "--layout", "benchmarks", "--published", "true")

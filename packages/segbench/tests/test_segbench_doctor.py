@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from segbench import DataMissingError
+from segbench import DataMissingError, UsageError, expected_images, how_to_get
 from segbench.datasets.benchmarks import BENCHMARKS
 from segbench.datasets.doctor import Finding, examine, render
 
@@ -281,3 +281,13 @@ def test_nothing_is_written(tmp_path: Path, build: Build) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     examine(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_how_to_get_every_data_set() -> None:
+    for kind in ("voc21", "cityscapes19", "imagenet_s300", "imagenet1k"):
+        assert "\n" not in how_to_get(kind)
+    assert "300 false" in how_to_get("imagenet_s300")
+    assert (expected_images("voc20"), expected_images("imagenet1k")) == (1449, 50_000)
+    assert "ILSVRC2012_img_val.tar" in how_to_get("imagenet1k")
+    with pytest.raises(UsageError, match="unknown data set 'voc22'; did you mean 'voc2"):
+        how_to_get("voc22")

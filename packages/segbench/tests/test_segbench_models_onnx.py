@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from segbench import build_bank, load_names, load_templates
+from segbench import ModelError, build_bank, load_names, load_templates
 from segbench.cli import load_segmenter
 from segbench.models import onnx_segmenter
 from segbench.models.named import names_in
@@ -181,7 +181,7 @@ def test_every_template_of_the_package_is_read_back(file: str) -> None:
 def test_a_name_that_it_does_not_know_is_an_error(file: str) -> None:
     model = onnx_segmenter(file, NAMES)
     for prompt in ("a photo of a cattle.", "a photo of a wild cat.", "giraffe"):
-        with pytest.raises(ValueError, match=r"unknown class '(cattle|wild cat|giraffe)' in net"):
+        with pytest.raises(ModelError, match=r"unknown class '(cattle|wild cat|giraffe)' in net"):
             model.encode_text(["a photo of a cat.", prompt])
 
 

@@ -71,6 +71,8 @@ def test_what_stands_in_the_way_is_one_line(
         write_page(tmp_path / "out", root=ranked, task=task, count=0)
     with pytest.raises(UsageError, match="another version of camvid11@groupvit"):
         write_page(tmp_path / "out", root=ranked, task=load_task("camvid11@groupvit"))
+    with pytest.raises(UsageError, match="mini@whole is no task of the package; give its file"):
+        write_page(tmp_path / "out", root=ranked)
     (ranked / "images/val/d.png").rename(ranked / "images/val/z.png")
     (ranked / "semantic_masks/val/d.png").rename(ranked / "semantic_masks/val/z.png")
     with pytest.raises(DataMissingError, match="image d of the results is not at its place"):

@@ -149,7 +149,7 @@ def test_results_that_are_there_stand_for_the_same_evaluation(
     again = evaluate(painted, str(mini_task), root=many, out=tmp_path, skip_existing=True)
     assert again == Report.read(tmp_path) == first
     for model, limit in ((constant(1), None), (painted, 5)):
-        with pytest.raises(UsageError, match="holds results already"):
+        with pytest.raises(UsageError, match="holds results already of another task, model or"):
             evaluate(
                 model, str(mini_task), root=many, out=tmp_path, limit=limit, skip_existing=True
             )

@@ -112,6 +112,8 @@ def test_what_cannot_be_swept_is_one_line(
     task = task_of(mini_task, "constant", 0, None)
     with pytest.raises(UsageError, match="at least one value"):
         sweep(painted, task, [], root=mini)
+    with pytest.raises(UsageError, match=r"must be finite, got \[0.5, nan\]"):
+        sweep(painted, task, [0.5, float("nan")], root=mini)
     for text in ("0:1", "a,b", "0:1:x"):
         code = main(["sweep", "m:f", str(mini_task), "--bg_thresh", text])
         err = capsys.readouterr().err

@@ -11,7 +11,7 @@ from groupvit.config import (
 )
 from groupvit.data.augment import MEAN as IMAGE_MEAN
 from groupvit.data.augment import STD as IMAGE_STD
-from groupvit.data.augment import augmentation
+from groupvit.data.augment import Augmentation, augmentation
 from groupvit.data.concepts import ConceptSource
 from groupvit.data.images import without_corrupt
 from groupvit.data.index import Pairs
@@ -46,6 +46,7 @@ __all__ = [
     "IMAGENET_TEMPLATES",
     "IMAGE_MEAN",
     "IMAGE_STD",
+    "Augmentation",
     "CheckpointError",
     "ConceptSource",
     "DataConfig",

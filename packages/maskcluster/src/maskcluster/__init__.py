@@ -20,7 +20,7 @@ from maskcluster.errors import (
     RecipeError,
     UsageError,
 )
-from maskcluster.generators.dino import DinoMasks, load_backbone
+from maskcluster.generators.dino import DenseBackbone, DinoMasks, load_backbone
 from maskcluster.generators.generate import GenerateReport, generate
 from maskcluster.generators.promptable import PromptableModel, load_sam
 from maskcluster.generators.protocol import BatchMaskGenerator, MaskGenerator
@@ -68,6 +68,7 @@ __all__ = [
     "ClusterUsage",
     "DataConfig",
     "DataError",
+    "DenseBackbone",
     "DenseTower",
     "DinoMasks",
     "DivergedError",

@@ -9,7 +9,7 @@ from segbench.datasets import (
     SegmentationDataset,
     open_dataset,
 )
-from segbench.datasets.doctor import Finding, examine
+from segbench.datasets.doctor import Finding, examine, expected_images, how_to_get
 from segbench.datasets.scenes import (
     CaptionGap,
     CaptionRates,
@@ -28,7 +28,7 @@ from segbench.errors import (
     UsageError,
 )
 from segbench.metrics.boundary import BoundaryCounts
-from segbench.metrics.classification import ClassificationCounts
+from segbench.metrics.classification import ClassificationCounts, classify_scores
 from segbench.metrics.confusion import ConfusionMatrix, count_pairs
 from segbench.metrics.interval import Interval, bootstrap, paired_difference
 from segbench.metrics.mask_accuracy import MaskAccuracy, Regions
@@ -94,12 +94,15 @@ __all__ = [
     "bootstrap",
     "build_bank",
     "caption_gap",
+    "classify_scores",
     "compare",
     "count_pairs",
     "detail_table",
     "evaluate",
     "evaluate_classification",
     "examine",
+    "expected_images",
+    "how_to_get",
     "joined",
     "list_tasks",
     "load_any_task",

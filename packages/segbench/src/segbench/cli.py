@@ -14,7 +14,13 @@ from jsonargparse import auto_cli
 
 from segbench.datasets.doctor import examine, render
 from segbench.device import named_device
-from segbench.errors import DataMissingError, IncompleteError, SegbenchError, UsageError
+from segbench.errors import (
+    DataMissingError,
+    IncompleteError,
+    SegbenchError,
+    UsageError,
+    unknown,
+)
 from segbench.models import ALIASES
 from segbench.page import write_page
 from segbench.protocols.classification import ClassificationTask, load_any_task
@@ -321,6 +327,9 @@ def load_model(factory: str, options: dict[str, Any], device: torch.device | Non
     """
     if factory in ALIASES and device is not None:
         options = {"device": str(device)} | options
+    if factory not in ALIASES and ":" not in factory:
+        hint = "your own is named package.module:callable"
+        raise UsageError(f"{unknown('model', factory, ALIASES)} ({hint})")
     module_name, _, attribute = ALIASES.get(factory, factory).partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)(**options)

@@ -11,7 +11,8 @@ import numpy as np
 from segbench.datasets import Example, SegmentationDataset, open_dataset
 from segbench.errors import DataMissingError, UnreadableImageError, UsageError
 from segbench.files import write_atomically
-from segbench.protocols.task import Task, load_task
+from segbench.protocols.task import Task, list_tasks, load_task
+from segbench.results.any_report import read_report
 from segbench.results.overlay import strip
 from segbench.results.report import Report
 from segbench.running.run import PREDICTIONS
@@ -47,17 +48,27 @@ def write_page(
         The page, one file with all of its pictures.
 
     Raises:
-        UsageError: `count` below 1, or `task` is not that of the results.
+        UsageError: `count` below 1, results of a task that classifies, or `task` is not that of the
+            results.
         DataMissingError: no saved predictions, or data is missing.
         FormatError: results that cannot be read, or a prediction of another size.
     """
     if count < 1:
         raise UsageError(f"count must be >= 1, got {count}")
-    report = Report.read(results)
+    report = read_report(results)
+    if not isinstance(report, Report):
+        raise UsageError(
+            f"{results}: {report.task['id']} classifies images, a page shows label maps; "
+            "results.json has every class, answers.npz every image"
+        )
     predictions = results / PREDICTIONS
     if not predictions.is_dir():
         raise DataMissingError(f"{results}: no saved predictions; evaluate with --save_pred true")
     options = {k: v for k, v in report.data["dataset"].items() if k != "kind"}
+    if task is None and report.task["id"] not in list_tasks():
+        raise UsageError(
+            f"{report.task['id']} is no task of the package; give its file with --task"
+        )
     task = (task or load_task(report.task["id"])).with_dataset(**options)
     if task.hash != report.task["hash"]:
         raise UsageError(f"{results}: made with another version of {task.id}; give its task file")

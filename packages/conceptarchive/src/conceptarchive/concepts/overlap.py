@@ -96,7 +96,7 @@ def load_class_names(path: Path) -> list[str]:
         content = json.loads(text) if path.suffix == ".json" else text.splitlines()
     except OSError as error:
         raise DataMissingError(f"{path}: no file of class names ({error.strerror})") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise FormatError(f"{path}: not UTF-8 text or JSON ({error})") from error
     classes = _read_classes(content)
     if not classes:

@@ -71,7 +71,9 @@ class Vocabulary:
             listed = _read_names(path)
         except FileNotFoundError as error:
             raise DataMissingError(f"{path}: no such vocabulary file") from error
-        except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, IsADirectoryError) as error:
+        except (
+            UnicodeDecodeError, json.JSONDecodeError, RecursionError, csv.Error, IsADirectoryError,
+        ) as error:  # fmt: skip
             raise FormatError(f"{path}: not a UTF-8 list of concept names ({error})") from error
         names = dict.fromkeys(" ".join(name.lower().split()) for name in listed)
         names.pop("", None)

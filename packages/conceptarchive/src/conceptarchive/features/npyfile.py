@@ -1,5 +1,6 @@
 """Arrays in .npy files and in members of .npz archives, read without loading what is not asked."""
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from conceptarchive.errors import DataMissingError, FormatError
 
 RowArray = npt.NDArray[np.floating[Any]]
 
+MOST_GROWTH = 100  # times; rows of numbers hardly shrink, a bomb does a thousandfold
+SMALL = 1 << 20  # bytes of a compressed member that may grow so
 LOCAL_HEADER = 30  # bytes of a zip's local file header before name and extra field
 
 
@@ -43,19 +46,20 @@ class NpyFile:
         """
         with self._naming_the_file(), self._stream() as (file, size):
             shape, _, dtype = _read_header(file)
-            missing = file.tell() + int(np.prod(shape)) * dtype.itemsize - size
+            missing = file.tell() + math.prod(shape) * dtype.itemsize - size
         if missing > 0:
             raise FormatError(f"{self}: is cut short, {missing} bytes are missing; make it again")
         return shape, dtype
 
     def first_rows(self, count: int) -> RowArray:
         """(at most count, D) first rows, without reading the others."""
+        shape, dtype = self.header()
         with self._naming_the_file(), self._stream() as (file, _):
-            shape, is_fortran, dtype = _read_header(file)
+            is_fortran = _read_header(file)[1]
             if is_fortran:
                 return self.read()[:count]
             count = min(count, shape[0])
-            data = file.read(count * int(np.prod(shape[1:])) * dtype.itemsize)
+            data = file.read(count * math.prod(shape[1:]) * dtype.itemsize)
             return np.frombuffer(data, dtype).reshape(count, *shape[1:])
 
     def is_mapped(self) -> bool:
@@ -74,6 +78,7 @@ class NpyFile:
         """
         with self._naming_the_file():
             array: RowArray
+            self.header()  # that the shape it claims is in the file
             if self.member is None:
                 array = np.load(self.path, mmap_mode="r")
                 return array
@@ -81,6 +86,10 @@ class NpyFile:
                 info = archive.getinfo(f"{self.member}.npy")
                 if info.compress_type == zipfile.ZIP_STORED:
                     return self._map_member(info)
+                if info.file_size > MOST_GROWTH * max(info.compress_size, SMALL):
+                    raise ValueError(
+                        f"{info.compress_size} bytes would become {info.file_size}; no embeddings"
+                    )
                 with archive.open(info) as file:
                     array = npy_format.read_array(file, allow_pickle=False)
             return array
@@ -153,4 +162,8 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     if read is None:
         raise ValueError(f"version {version} of .npy, reads 1.0 and 2.0")
     shape, is_fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("holds Python objects, which are not read")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"has the shape {shape}")
     return shape, is_fortran, dtype

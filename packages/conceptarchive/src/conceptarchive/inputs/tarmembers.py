@@ -137,10 +137,9 @@ class TarReader:
             value = int.from_bytes(field[1:], "big")
             return value if field[0] == 0x80 else value - (1 << 8 * (len(field) - 1))
         digits = field.partition(b"\0")[0].strip()
-        try:
-            return int(digits or b"0", 8)
-        except ValueError:
+        if digits.strip(b"01234567"):  # int() takes signs and "1_0" too
             self._damaged("a header without numbers, or not a tar")
+        return int(digits or b"0", 8)
 
     def _extended(self, member: bytes, size: int) -> dict[str, bytes]:
         """Fields of an extended header: GNU's long name, or POSIX records."""
@@ -150,13 +149,14 @@ class TarReader:
         if member in b"LK":  # K: the long name that a link points at
             return {"path": data.partition(b"\0")[0]} if member == b"L" else {}
         fields: dict[str, bytes] = {}
-        while data.strip(b"\0"):
-            record = _RECORD.match(data)
-            end = int(record[1]) if record else 0
+        start, stop = 0, len(data.rstrip(b"\0"))
+        while start < stop:
+            record = _RECORD.match(data, start)
+            end = start + int(record[1]) if record else 0
             if record is None or not record.end() < end <= len(data) or data[end - 1] != 0x0A:
                 self._damaged("an extended header without fields")
             fields[record[2].decode("utf-8", "replace")] = data[record.end() : end - 1]
-            data = data[end:]
+            start = end
         return fields
 
     def _amend(

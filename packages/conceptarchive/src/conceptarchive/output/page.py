@@ -82,11 +82,12 @@ def describe(archive: ConceptArchive, key: str, top: int, *, width: int | None =
     lines = [readable(key), readable(caption) or "(no caption)", ""]
     if not concepts:
         lines.append("no concepts: no reference image's caption mentions one")
-    name_width = max((len(concept.name) for concept in concepts), default=0)
+    shown = [readable(concept.name) for concept in concepts]
+    name_width = max(map(len, shown), default=0)
     for rank, concept in enumerate(concepts, 1):
         mark = " " if named(caption, concept.name, archive.vocabulary) else "+"
         lines.append(
-            f"{rank:3} {mark} {concept.name:{name_width}}  {concept.score:7.4f}  "
+            f"{rank:3} {mark} {shown[rank - 1]:{name_width}}  {concept.score:7.4f}  "
             f"cluster {concept.cluster}"
         )
         lines += [

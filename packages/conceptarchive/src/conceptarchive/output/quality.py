@@ -286,7 +286,7 @@ def load_truth(path: Path) -> dict[str, frozenset[str]]:
         truth = {str(key): frozenset(_strings(names)) for key, names in rows}
     except OSError as error:
         raise DataMissingError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise FormatError(
             f"{path}: needs JSON {{pair id: [names]}}, or lines of id, tab, names ({error})"
         ) from error

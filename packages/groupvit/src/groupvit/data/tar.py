@@ -12,6 +12,9 @@ from typing import BinaryIO, NamedTuple
 BLOCK = 512
 WINDOW = 16_384
 """Bytes read at once: the small members after an image, and the header of the next image."""
+LARGEST_EXTENDED = 1 << 20
+"""Bytes of an extended header; a longer one is damage."""
+_DIGITS = 20  # of a length; more is no number of bytes
 _ZEROS = bytes(BLOCK)
 _FILES = b"0\x007"  # plain, plain as older writers have it, contiguous
 _WITHOUT_CONTENT = b"123456"  # links, devices, folders, pipes
@@ -82,14 +85,19 @@ class TarReader:
         self, kind: int, start: int, length: int, name: bytes, size: int
     ) -> tuple[bytes, int]:
         """Name and size that an extended header gives to the next member, else those given."""
+        if length > LARGEST_EXTENDED:
+            raise TarError(f"extended header of {length} bytes at byte {start}")
         content = self.read(start, length)
         if kind == ord("L"):
             return content.partition(b"\0")[0], size
         records = dict(_pax_records(content, start))
         if any(key.startswith(b"GNU.sparse") for key in records):
             raise TarError(f"sparse member at byte {start}")
-        digits = records.get(b"size", b"")
-        return records.get(b"path", name), int(digits) if digits.isdigit() else size
+        if b"size" in records:
+            if not _is_length(records[b"size"]):
+                raise TarError(f"a size that is no number at byte {start}")
+            size = int(records[b"size"])
+        return records.get(b"path", name), size
 
     def _check_rest(self, at: int) -> None:
         """What follows the first block of zeros must be zeros: a hole in a tar is no end."""
@@ -118,20 +126,25 @@ def _number(field: bytes, at: int) -> int:
     """An octal number, or GNU's binary one for sizes from 8 GiB on."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:])
-    try:
-        return int(field.strip(b" \0") or b"0", 8)
-    except ValueError as error:
-        raise TarError(f"damaged header at byte {at}") from error
+    digits = field.strip(b" \0") or b"0"
+    if digits.strip(b"01234567"):  # int() takes signs too, and a size below 0 leads back
+        raise TarError(f"damaged header at byte {at}")
+    return int(digits, 8)
+
+
+def _is_length(digits: bytes) -> bool:
+    return digits.isdigit() and len(digits) <= _DIGITS
 
 
 def _pax_records(content: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
     """Keyword and value of each "LENGTH KEYWORD=VALUE", which ends in a line break."""
-    while content.strip(b"\0"):
-        digits, _, _ = content.partition(b" ")
-        length = int(digits) if digits.isdigit() else 0
-        record = content[len(digits) + 1 : length]
+    place, end = 0, len(content.rstrip(b"\0"))
+    while place < end:
+        digits = content[place : place + _DIGITS + 1].partition(b" ")[0]
+        length = int(digits) if _is_length(digits) else 0
+        record = content[place + len(digits) + 1 : place + length]
         keyword, equals, value = record.partition(b"=")
-        if not equals or not value.endswith(b"\n"):
+        if not equals or not value.endswith(b"\n") or place + length > len(content):
             raise TarError(f"damaged extended header at byte {at}")
         yield keyword, value[:-1]
-        content = content[length:]
+        place += length

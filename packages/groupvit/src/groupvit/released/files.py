@@ -119,7 +119,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         return _table(json.loads(path.read_text(encoding="utf-8")), path, "its content")
     except OSError as error:
         raise _unopened(path, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
 
 

@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 _UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error)
 """What Pillow's decoders raise for a damaged file."""
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is decoded, whatever a file's name says; one of Pillow's other decoders runs a program."""
+
 _ONE_PICTURE = {"MPO"}
 """Formats of cameras that keep previews as further frames."""
 
@@ -35,7 +38,7 @@ def open_photo(path: Path | str) -> Photo:
     are scaled to 8; of an animation or a document the first frame is taken, which a warning says.
 
     Args:
-        path: a file of any format that Pillow reads.
+        path: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000 or AVIF, under any name.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -46,7 +49,7 @@ def open_photo(path: Path | str) -> Photo:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures, odd metadata: read all the same
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_known_formats()) as opened:
                 frames = getattr(opened, "n_frames", 1)
                 several = frames > 1 and opened.format not in _ONE_PICTURE
                 ImageOps.exif_transpose(opened, in_place=True)
@@ -126,6 +129,12 @@ def _try_open(path: Path) -> tuple[Path, Photo] | DataError:
 
 def _pictures_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
+
+
+def _known_formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that this Pillow has: AVIF came late."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from maskcluster.errors import CheckpointError, DataError, UsageError
@@ -152,12 +154,12 @@ def load_sam(
     except ImportError as error:
         raise UsageError("SAM needs transformers: pip install 'maskcluster[sam]'") from error
     try:
-        config = AutoConfig.from_pretrained(where)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         kind = SamModel if config.model_type == "sam" else Sam2Model
         if config.model_type not in ("sam", "sam2", "sam2_video"):
             raise UsageError(f"{where}: holds a model of the kind {config.model_type!r}, not SAM")
         model, report = kind.from_pretrained(where, output_loading_info=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{where}: cannot be loaded ({reason})") from error
     if report["missing_keys"]:

@@ -31,6 +31,9 @@ TURNED, ALPHA, DEEP, FRAMES = (
 _UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error)
 """What Pillow's decoders raise for a damaged file."""
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is decoded, whatever a file's name says; one of Pillow's other decoders runs a program."""
+
 _ONE_PICTURE = {"MPO"}
 """Formats of cameras that keep previews as further frames."""
 
@@ -77,9 +80,9 @@ def open_photo(path: Path | str) -> Photo:
 def read_photo(path: Path | str) -> tuple[Photo, tuple[str, ...]]:
     """Read a photograph as it is meant to be seen, and say what that took.
 
-    It is turned upright as its EXIF data say; grey, palettes and CMYK become RGB; what is
-    transparent becomes white; 16 bits a value are scaled to 8; of an animation the first frame is
-    taken.
+    JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000 and AVIF are read, under any name. It is turned
+    upright as its EXIF data say; grey, palettes and CMYK become RGB; what is transparent becomes
+    white; 16 bits a value are scaled to 8; of an animation the first frame is taken.
 
     Returns:
         (H, W, 3) uint8 RGB, and how it was changed.
@@ -90,7 +93,7 @@ def read_photo(path: Path | str) -> tuple[Photo, tuple[str, ...]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures, odd metadata: read all the same
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_known_formats()) as opened:
                 changes = _changes(opened)
                 ImageOps.exif_transpose(opened, in_place=True)
                 return np.array(_to_rgb(opened)), changes
@@ -102,6 +105,12 @@ def read_photo(path: Path | str) -> tuple[Photo, tuple[str, ...]]:
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not a picture that can be read ({reason})") from error
+
+
+def _known_formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that this Pillow has: AVIF came late."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _changes(image: Image.Image) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
 
-MOST_PIXELS = 2**40
-"""More is taken for a damaged file."""
+MOST_PIXELS = 178_956_970
+"""As many as Pillow takes for harmless; more is taken for a damaged file."""
 
 _FAULTS = (
     "",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskcluster.errors import DataError, FormatError
-from maskcluster.files import read_json, write_text
+from maskcluster.files import hash_json, read_json, write_text
 from maskcluster.masks.mask_set import MaskRules, MaskSet, apply_rules
 from maskcluster.masks.rle import Rle
 
@@ -51,6 +51,12 @@ class Sa1bFolder:
     def keys(self) -> Sequence[str]:
         """All keys, ascending."""
         return self._keys
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of keys and file sizes: not of what is in files."""
+        sizes = [[key, (self.folder / f"{key}.json").stat().st_size] for key in self._keys]
+        return hash_json(sizes)
 
     def __len__(self) -> int:
         return len(self._keys)

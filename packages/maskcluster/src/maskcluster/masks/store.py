@@ -142,7 +142,7 @@ class MaskStore:
         shard, at = self._locate(row)
         try:
             found = _read_row(self._batch(shard), at)
-        except (FormatError, ValueError) as error:
+        except (FormatError, ValueError, RecursionError) as error:
             raise FormatError(
                 f"{self._path(shard)}: {key!r}: {error}; generate it again"
             ) from error
@@ -453,6 +453,7 @@ def _map_shard(path: Path) -> pa.RecordBatch:
         with pa.memory_map(str(path)) as source:
             file = pa.ipc.open_file(source)
             batch = file.get_batch(0)
+        batch.validate(full=True)  # every offset; values are not read
     except FileNotFoundError as error:
         raise FormatError(f"{path}: is missing; generate it again") from error
     except (OSError, pa.ArrowInvalid) as error:
@@ -462,4 +463,15 @@ def _map_shard(path: Path) -> pa.RecordBatch:
         raise FormatError(f"{path}: not a shard of a mask store")
     if metadata.get(b"version") != str(VERSION).encode():
         raise FormatError(f"{path}: is of an unknown version; this program reads {VERSION}")
+    if any(map(_lacks_values, batch.columns)):
+        raise FormatError(f"{path}: damaged (a column lacks values); generate it again")
     return batch
+
+
+def _lacks_values(column: pa.Array) -> bool:
+    """Whether a column, or a list in it, holds a null."""
+    if column.null_count:
+        return True
+    kind = column.type
+    nested = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    return nested and _lacks_values(column.values)

@@ -75,6 +75,7 @@ def load_clip(architecture: str, pretrained: str = "", *, seed: int = 0) -> Clip
                 require_pretrained=weights,
                 pretrained_text=weights,
                 force_quick_gelu=quick,
+                weights_only=True,
             )
             tokenizer = open_clip.get_tokenizer(architecture)
         except _READERS as error:

@@ -14,38 +14,42 @@ class MaskDecoder(nn.Module):
 
     Every similarity map goes through by itself, (1, h, w) -> (1, 4 h, 4 w):
 
-        conv 3 x 3, 1 -> 64; transposed conv 2 x 2, 64 -> 64;
+        conv 3 x 3, 1 -> w; transposed conv 2 x 2, w -> w;
         twice: conv 3 x 3, group norm (4 groups), ReLU;
-        transposed conv 2 x 2, 64 -> 32;
+        transposed conv 2 x 2, w -> w / 2;
         twice: conv 3 x 3, group norm (2 groups), ReLU;
-        conv 3 x 3, 32 -> 1
+        conv 3 x 3, w / 2 -> 1
 
-    118,145 parameters. It also learns the scale of the logits, for the maps are cosines.
+    118,145 parameters for the published w = 64. It also learns the scale of the logits, for the
+    maps are cosines.
 
     Args:
+        width: w, a multiple of 4.
         chunk: maps that are decoded at a time; 0 is what is fast, all of them on a GPU and
             `CPU_CHUNK` on a CPU.
         recompute: keep only the maps of a chunk, and decode it again in the backward pass.
 
     Raises:
-        ValueError: `chunk` is negative.
+        ValueError: `width` is no positive multiple of 4, or `chunk` is negative.
     """
 
-    def __init__(self, *, chunk: int = 0, recompute: bool = False) -> None:
+    def __init__(self, width: int = 64, *, chunk: int = 0, recompute: bool = False) -> None:
         super().__init__()
+        if width < 4 or width % 4:
+            raise ValueError(f"width must be a positive multiple of 4, got {width}")
         if chunk < 0:
             raise ValueError(f"chunk must be >= 0, got {chunk}")
         self.chunk = chunk
         self.recompute = recompute
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 64, 3, padding=1),
-            nn.ConvTranspose2d(64, 64, 2, stride=2),
-            *_block(64, groups=4),
-            *_block(64, groups=4),
-            nn.ConvTranspose2d(64, 32, 2, stride=2),
-            *_block(32, groups=2),
-            *_block(32, groups=2),
-            nn.Conv2d(32, 1, 3, padding=1),
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.ConvTranspose2d(width, width, 2, stride=2),
+            *_block(width, groups=4),
+            *_block(width, groups=4),
+            nn.ConvTranspose2d(width, width // 2, 2, stride=2),
+            *_block(width // 2, groups=2),
+            *_block(width // 2, groups=2),
+            nn.Conv2d(width // 2, 1, 3, padding=1),
         )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -74,7 +78,7 @@ class MaskDecoder(nn.Module):
 
     def _run(self, planes: Tensor) -> Tensor:
         first, *layers = self.layers
-        x: Tensor = first(planes)  # (n, 64, h, w)
+        x: Tensor = first(planes)  # (n, width, h, w)
         if x.device.type == "cpu":  # channels last: what its convolutions would convert to
             x = x.contiguous(memory_format=torch.channels_last)
         for layer in layers:

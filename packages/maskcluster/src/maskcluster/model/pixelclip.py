@@ -142,7 +142,11 @@ class PixelCLIP(nn.Module):
         clip = clip or load_clip(model.architecture, model.pretrained, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            decoder = MaskDecoder(chunk=machine.decoder_chunk, recompute=machine.recompute_decoder)
+            decoder = MaskDecoder(
+                model.decoder_width,
+                chunk=machine.decoder_chunk,
+                recompute=machine.recompute_decoder,
+            )
         built = cls(
             clip,
             build_prompts(clip, cluster, seed=seed, start=start),

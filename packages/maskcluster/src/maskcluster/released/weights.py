@@ -136,23 +136,31 @@ def is_vit(clip: Clip) -> bool:
     return type(clip.model.visual).__name__ == "VisionTransformer"
 
 
-def wrap_clip(clip: Clip, prompts: nn.Module | None = None, *, last_block: str) -> PixelCLIP:
+def wrap_clip(
+    clip: Clip, prompts: nn.Module | None = None, *, last_block: str, decoder_width: int = 64
+) -> PixelCLIP:
     """A `PixelCLIP` as the released code trains it: of ViT the attention, of ConvNeXt all."""
     vit = is_vit(clip)
     return PixelCLIP(
         clip,
         prompts,
         assign=partial(assign_masks, eps=EPS_VIT if vit else EPS_CONVNEXT),
-        decoder=_first_decoder(),
+        decoder=_first_decoder(decoder_width),
         last_block=last_block,  # type: ignore[arg-type]  # checked by the tower
         trainable="attention" if vit else "all",
     )
 
 
-def _first_decoder() -> MaskDecoder:
+def _first_decoder(width: int) -> MaskDecoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return MaskDecoder()
+        return MaskDecoder(width)
+
+
+def _decoder_width(tensors: Mapping[str, Tensor]) -> int:
+    """Channels of the decoder of a file, by its first bias; the published ones if it has none."""
+    first = decoder_part(tensors).get("layers.0.bias")
+    return 64 if first is None else len(first)
 
 
 def _empty_clip(
@@ -187,7 +195,12 @@ def _assembled(
 ) -> PixelCLIP:
     try:
         prompts = _prompts(clip, tensors.get(PROMPTS), told.get("prompts"))
-        return wrap_clip(clip, prompts, last_block=str(told.get("last_block", "pixelclip")))
+        return wrap_clip(
+            clip,
+            prompts,
+            last_block=str(told.get("last_block", "pixelclip")),
+            decoder_width=_decoder_width(tensors),
+        )
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
 

@@ -1,6 +1,6 @@
 """Data sets by kind: benchmarks of the literature, folders with masks, scenes, and ImageNet."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def open_dataset(spec: Mapping[str, Any], root: Path | None = None) -> Segmentat
     if spec["kind"] != "folder":
         _check_texts(spec["kind"], options)
         return open_benchmark(find_benchmark(spec["kind"], BENCHMARKS), root, **options)
+    _check_folder(options)
     folder = find_folder(root, options.pop("folder", ""), options.get("labels", "labels.tsv"))
     return FolderDataset(folder, **options)
 
@@ -124,3 +125,44 @@ def _open_scenes(options: Mapping[str, Any]) -> SegmentationDataset:
         return ScenesDataset(**options)
     except (TypeError, ValueError) as error:
         raise FormatError(f"scenes: {error}") from error
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, list | tuple) and all(map(_is_text, value)))
+
+
+def _is_mask_value(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 65535
+
+
+def _is_mask_values(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_mask_value, value))
+
+
+def _is_groups(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_mask_values, value.values()))
+
+
+_FOLDER_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "folder": ("text", _is_text),
+    "images": ("text or a list of texts", _is_texts),
+    "masks": ("text or a list of texts", _is_texts),
+    "labels": ("text", _is_text),
+    "ignore": ("a list of mask values in [0, 65535]", _is_mask_values),
+    "background": ("a mask value in [0, 65535]", _is_mask_value),
+    "groups": ("lists of mask values in [0, 65535] by name", _is_groups),
+    "rest": ("text", _is_text),
+}
+"""What each option of a folder must be, in words and as a check."""
+
+
+def _check_folder(options: Mapping[str, Any]) -> None:
+    for key, value in options.items():
+        what, is_right = _FOLDER_TYPES[key]
+        is_left_out = value is None and key in ("background", "groups")
+        if not is_left_out and not is_right(value):
+            raise FormatError(f"folder: dataset.{key} must be {what}, got {value!r}")

@@ -12,12 +12,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from segbench.datasets.pictures import MOST_PIXELS
 from segbench.errors import DataMissingError, FormatError, UnreadableImageError
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Points: TypeAlias = npt.NDArray[np.int64]
 
 _STEPS = 5  # points a pixel along the outline of a polygon
+_MOST_POINTS = 20_000_000  # of an outline; a polygon around 100 megapixels has a hundredth of them
+_MOST_BITS = 60  # of a run length as text
 
 
 def load_json(path: Path, *keys: str) -> dict[str, list[dict[str, Any]]]:
@@ -32,7 +35,7 @@ def load_json(path: Path, *keys: str) -> dict[str, list[dict[str, Any]]]:
         raise DataMissingError(f"no annotations at {path}")
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnreadableImageError(f"{path}: is not JSON: {error}") from error
     for key in keys:
         if not (isinstance(content, dict) and isinstance(content.get(key), list)):
@@ -60,8 +63,9 @@ def decode_mask(segmentation: object, height: int, width: int) -> Mask:
         runs = _runs_of_text(counts) if isinstance(counts, str) else _runs_of_list(counts)
         return _fill_runs(runs, height, width)
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, str) and segmentation:
-        masks = [fill_polygon(polygon, height, width) for polygon in segmentation]
-        together: Mask = np.logical_or.reduce(masks)
+        together: Mask = np.zeros((height, width), np.bool_)
+        for polygon in segmentation:
+            together |= fill_polygon(polygon, height, width)
         return together
     raise ValueError(f"a mask is polygons or run lengths, got {str(segmentation)[:40]}")
 
@@ -85,6 +89,8 @@ def _runs_of_text(text: str) -> list[int]:
         code = ord(character) - 48
         if not 0 <= code < 64:
             raise ValueError(f"run lengths hold the character {character!r}")
+        if shift > _MOST_BITS:  # numbers of any size take time that grows with their square
+            raise ValueError(f"run lengths hold a number of more than {_MOST_BITS} bits")
         value |= (code & 31) << shift
         shift += 5
         if code & 32:
@@ -142,6 +148,8 @@ def _draw_outline(corners: Points) -> tuple[Points, Points]:
     ends = np.roll(corners, -1, axis=0)  # (n, 2)
     wide, high = abs(ends - corners).T  # (n,), (n,)
     flat, steps = wide >= high, np.maximum(wide, high)  # (n,), (n,)
+    if steps.sum() > _MOST_POINTS:
+        raise ValueError(f"a polygon's outline is {steps.sum() // _STEPS} pixels long")
     backward = np.where(flat, corners[:, 0] > ends[:, 0], corners[:, 1] > ends[:, 1])
     low = np.where(backward[:, None], ends, corners)  # (n, 2)
     rise = np.where(backward[:, None], corners, ends) - low  # (n, 2)
@@ -182,11 +190,16 @@ def image_size(image: Mapping[str, Any], path: Path) -> tuple[int, int]:
     """Height and width of an image that a JSON describes.
 
     Raises:
-        FormatError: no positive whole numbers.
+        FormatError: no positive whole numbers, or too many pixels.
     """
     height, width = image.get("height"), image.get("width")
     if type(height) is int and type(width) is int and min(height, width) > 0:
-        return height, width
+        if height * width <= MOST_PIXELS:
+            return height, width
+        raise FormatError(
+            f"{path}: image {image.get('file_name')}: {height} x {width} is more than "
+            f"{MOST_PIXELS:,} pixels"
+        )
     raise FormatError(
         f"{path}: image {image.get('file_name')}: height and width must be whole numbers > 0, "
         f"got {height!r} and {width!r}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segbench.datasets.benchmark import Benchmark, Located, choose, locate
+from segbench.datasets.benchmark import Benchmark, Located, choose, find_benchmark, locate
 from segbench.datasets.benchmarks import BENCHMARKS
 from segbench.datasets.checks import file_problems, read_sample, spread, unknown_values
 from segbench.datasets.imagenet import EXPECTED_IMAGES, ImageNetDataset, locate_imagenet
@@ -14,7 +14,7 @@ from segbench.datasets.lookup import IGNORED, UNKNOWN
 from segbench.datasets.signs import Problem, near_misses, value_problems
 from segbench.errors import DataMissingError, FormatError, SegbenchError, UsageError
 
-__all__ = ["Finding", "Problem", "examine", "render"]
+__all__ = ["Finding", "Problem", "examine", "expected_images", "how_to_get", "render"]
 
 SAMPLE = 20  # label files that are read
 
@@ -70,7 +70,10 @@ def examine(root: Path, *, sample: int = SAMPLE) -> list[Finding]:
 
     Raises:
         DataMissingError: there is no such root.
+        UsageError: `sample` below 0.
     """
+    if sample < 0:
+        raise UsageError(f"sample must be >= 0, got {sample}")
     if not root.is_dir():
         raise DataMissingError(f"no data root at {root}")
     found: list[Finding] = []
@@ -89,6 +92,25 @@ def examine(root: Path, *, sample: int = SAMPLE) -> list[Finding]:
                 for home, problem in near_misses(benchmark, root)
             ]
     return [*found, *_examine_imagenet(root, sample)]
+
+
+def how_to_get(kind: str) -> str:
+    """One command or sentence that gets a data set, whether or not anything of it is there.
+
+    Args:
+        kind: of a benchmark or "imagenet1k", as in a task's description of its data set.
+
+    Raises:
+        UsageError: no such benchmark; folders of one's own and procedural data are none.
+    """
+    return _GET_IMAGENET if kind == "imagenet1k" else find_benchmark(kind, BENCHMARKS).get
+
+
+def expected_images(kind: str) -> int:
+    """Images of a data set's published validation set; `kind` and errors as of `how_to_get`."""
+    if kind == "imagenet1k":
+        return EXPECTED_IMAGES
+    return find_benchmark(kind, BENCHMARKS).expected_images
 
 
 def _examine_layout(
@@ -229,7 +251,8 @@ def render(findings: Sequence[Finding], root: Path) -> str:
         return (
             f"no benchmark under {root}; looked for {homes}, imagenet/val. The doctor is for those "
             "alone: a folder of your own is checked as it is read, so try it with `segbench run "
-            f"clip mine.toml --root {root} --limit 3`, where mine.toml is its task file\n"
+            f"clip mine.toml --root {root} --limit 3 --option.pretrained=random`, where mine.toml "
+            "is its task file\n"
         )
     wrong = sum(1 for finding in findings if finding.problems)
     blocks = [_block(finding) for finding in findings]

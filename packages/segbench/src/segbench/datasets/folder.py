@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from segbench.datasets.example import Example
+from segbench.datasets.lookup import IGNORED, UNKNOWN, Table
 from segbench.datasets.pictures import read_image, read_indices
 from segbench.errors import DataMissingError, FormatError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-UNKNOWN = -2  # entry of the look-up table for a mask value that no row names
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class LabelTable:
     names: tuple[str, ...]
     """K class names by label id, in the order of the table."""
 
-    lookup: npt.NDArray[np.int32]
-    """(65536,) label id by mask value; -1 ignored, -2 not in the table."""
+    lookup: Table
+    """(65536,) label id by mask value; a value that no row names is `UNKNOWN`."""
 
     subsets: Mapping[str, tuple[int, ...]]
     """Label ids of "stuff" and "thing", where the table has a column `is_thing`."""
@@ -49,8 +49,8 @@ def grouped_labels(
     values = [_mask_value(row["mask_value"], path) for row in _rows(path)]
     names = ([rest] if rest else []) + list(groups)
     lookup = np.full(65536, UNKNOWN, dtype=np.int32)
-    lookup[values] = 0 if rest else -1
-    lookup[list(ignore)] = -1
+    lookup[values] = 0 if rest else IGNORED
+    lookup[list(ignore)] = IGNORED
     taken = set(ignore)
     for label, (name, group) in enumerate(groups.items(), len(names) - len(groups)):
         for value in group:
@@ -77,7 +77,8 @@ def read_labels(
 
     Raises:
         DataMissingError: there is no such file.
-        FormatError: a column is missing, a value is no number in [0, 65535], or occurs twice.
+        FormatError: a column or the name of a class is missing, or a value is no number in
+            [0, 65535], or occurs twice.
     """
     rows = _rows(path)
     values = [_mask_value(row["mask_value"], path) for row in rows]
@@ -87,9 +88,11 @@ def read_labels(
     if background is not None and background not in values:
         raise FormatError(f"{path}: no row has the background's mask value {background}")
     kept = [pair for pair in zip(values, rows, strict=True) if pair[0] not in set(ignore)]
+    if nameless := [value for value, row in kept if not row["name"].strip()]:
+        raise FormatError(f"{path}: mask value {nameless[0]} has no name, and is not ignored")
     kept.sort(key=lambda pair: pair[0] != background)  # stable: only the background moves
     lookup = np.full(65536, UNKNOWN, dtype=np.int32)
-    lookup[list(ignore)] = -1
+    lookup[list(ignore)] = IGNORED
     lookup[[value for value, _ in kept]] = np.arange(len(kept))
     return LabelTable(tuple(row["name"] for _, row in kept), lookup, _subsets(kept))
 
@@ -97,12 +100,15 @@ def read_labels(
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise DataMissingError(f"no table of class names at {path}")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
-        for column in ("mask_value", "name"):
-            if column not in (reader.fieldnames or ()):
-                raise FormatError(f"{path}: no column {column!r}, found {reader.fieldnames}")
-        return list(reader)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: a table of class names must be UTF-8: {error}") from error
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+    for column in ("mask_value", "name"):
+        if column not in (reader.fieldnames or ()):
+            raise FormatError(f"{path}: no column {column!r}, found {reader.fieldnames}")
+    return list(reader)
 
 
 def _mask_value(text: str, path: Path) -> int:
@@ -174,6 +180,8 @@ class FolderDataset:
             if groups is None
             else grouped_labels(self._labels_path, groups, rest, ignore)
         )
+        if not self._table.names:
+            raise FormatError(f"{self._labels_path}: names no class that is not ignored")
         image_paths = _by_stem(folder, images, IMAGE_SUFFIXES)
         mask_paths = _by_stem(folder, masks, frozenset({".png"}))
         _require(image_paths, mask_paths, f"image in {_told(folder, images)} has no mask")

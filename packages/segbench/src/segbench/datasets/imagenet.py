@@ -35,6 +35,7 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 
 _HOMES = ("imagenet", "ImageNet", "imagenet-1k", "imagenet1k", "ILSVRC2012", "")
 _PLACES = ("val", "imagenet_shards", "ILSVRC2012_img_val", "ILSVRC/Data/CLS-LOC/val", "")
+_CLASS_BYTES = 64  # of a .cls file; more is no number of a class
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -219,7 +220,7 @@ def _in_shards(folder: Path) -> Iterator[_Source]:
     seen: dict[str, Path] = {}
     for path in sorted(folder.glob("imagenet*val*.tar")):
         try:
-            with tarfile.open(path) as shard:
+            with tarfile.open(path, "r:") as shard:  # plain: members are read at their offsets
                 sources = list(_in_shard(shard, path))
         except (tarfile.TarError, OSError) as error:
             raise FormatError(f"{path}: is no complete tar file: {error}") from error
@@ -233,7 +234,9 @@ def _in_shards(folder: Path) -> Iterator[_Source]:
 def _in_shard(shard: tarfile.TarFile, path: Path) -> Iterator[_Source]:
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, int] = {}
-    for member in filter(tarfile.TarInfo.isfile, shard):
+    for member in shard:
+        if not member.isfile() or member.issparse():  # a sparse one may claim any size
+            continue
         folder, _, name = member.name.rpartition("/")
         stem, _, suffix = name.partition(".")
         key = f"{folder}/{stem}" if folder not in ("", ".") else stem
@@ -241,7 +244,8 @@ def _in_shard(shard: tarfile.TarFile, path: Path) -> Iterator[_Source]:
             images[key] = member
         elif suffix == "cls":
             file = shard.extractfile(member)
-            labels[key] = _class(file.read() if file else b"", f"{path}: {member.name}")
+            told = file.read(_CLASS_BYTES) if file else b""
+            labels[key] = _class(told, f"{path}: {member.name}")
     lone = sorted(images.keys() ^ labels.keys())
     if lone:
         raise FormatError(f"{path}: {lone[0]} has an image or a .cls, but not both")

@@ -1,6 +1,8 @@
 """Images and label files as arrays: colours, indices, ids stored as colours, MATLAB label maps."""
 
 import importlib
+import math
+import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +16,18 @@ from segbench.errors import DataMissingError, FormatError, UnreadableImageError
 
 Indices: TypeAlias = npt.NDArray[np.int32]
 """(H, W) values as a label file holds them, in [0, 65535]."""
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+"""What is decoded, whatever a file's name says; one of Pillow's other decoders runs a program."""
+
+DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises for damaged files, and for those that claim to be huge."""
+
+MOST_PIXELS = 178_956_970
+"""Of a label map that is no picture: as many as Pillow takes for harmless."""
 
 INDEX_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16L", "I;16B"})
 
@@ -100,6 +114,9 @@ def load_matlab(path: Path) -> dict[str, object]:
     # what scipy raises on files cut off at any byte, and on files of MATLAB 7.3
     damaged = (OSError, ValueError, TypeError, IndexError, zlib.error, NotImplementedError)
     try:
+        for name, shape, _ in matlab.whosmat(path):  # a few bytes may inflate to any size
+            if math.prod(shape) > MOST_PIXELS:
+                raise ValueError(f"{name} has more than {MOST_PIXELS:,} values: {shape}")
         content: dict[str, object] = matlab.loadmat(path, squeeze_me=False)
     except (*damaged, matlab.MatReadError) as error:
         raise UnreadableImageError(f"{path}: cannot be decoded: {_line(error)}") from error
@@ -108,12 +125,12 @@ def load_matlab(path: Path) -> dict[str, object]:
 
 def _decode(source: Path | BytesIO, name: Path | str) -> Image.Image:
     try:
-        with Image.open(source) as picture:
+        with Image.open(source, formats=FORMATS) as picture:
             picture.load()
             return picture
     except UnidentifiedImageError as error:  # whose text names a buffer by its address
         raise UnreadableImageError(f"{name}: cannot be decoded: no image file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise UnreadableImageError(f"{name}: cannot be decoded: {_line(error)}") from error
 
 

@@ -167,13 +167,14 @@ def groupvit(
     if not Path(checkpoint).is_dir() and (checkpoint.count("/") != 1 or checkpoint[0] in "./~"):
         raise ValueError(f"no checkpoint at {checkpoint!r}")
     try:
-        config = transformers.AutoConfig.from_pretrained(checkpoint)
+        config = transformers.AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
         if config.model_type != "groupvit":
             raise ValueError(f"it is a {config.model_type!r}, not a 'groupvit'")
         model, report = transformers.GroupViTModel.from_pretrained(
             checkpoint, config=config, output_loading_info=True
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    # of a folder, of a pickle or a safetensors file, of a download: each has errors of its own
+    except Exception as error:
         raise ValueError(f"checkpoint {checkpoint!r}: {one_line(error)}") from error
     if report["missing_keys"]:
         some = sorted(report["missing_keys"])

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segbench.errors import unknown
+from segbench.errors import ModelError, unknown
 from segbench.models.named import names_in
 from segbench.models.optional import needed
 from segbench.models.weights import one_line, title
@@ -87,7 +87,7 @@ class OnnxSegmenter:
         """One-hot rows of the classes that prompts name, (n, K) float32.
 
         Raises:
-            ValueError: a prompt names no class of the network.
+            ModelError: a prompt names no class of the network.
         """
         columns = [self._column(prompt) for prompt in prompts]
         return torch.eye(self.classes)[columns]
@@ -97,7 +97,7 @@ class OnnxSegmenter:
         for name in named:
             if _plain(name) in self.columns:
                 return self.columns[_plain(name)]
-        raise ValueError(unknown("class", named[0], self.columns, self.path.name))
+        raise ModelError(unknown("class", named[0], self.columns, self.path.name))
 
     def segment(self, image: Tensor, bank: Tensor) -> Tensor:
         """Scores of the classes of a bank, (K', h, w) float32; see `Segmenter`."""

@@ -111,7 +111,7 @@ def load_open_clip(
                 loaded = _without_weights(open_clip, model, options)
             else:
                 loaded = open_clip.create_model(
-                    model, pretrained=weights, require_pretrained=True, **options
+                    model, pretrained=weights, require_pretrained=True, weights_only=True, **options
                 )
         # every reader that open_clip tries has errors of its own, RuntimeError most of all
         except Exception as error:

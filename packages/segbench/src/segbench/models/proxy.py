@@ -149,7 +149,7 @@ def _read(timm: ModuleType, model: Any, checkpoint: str) -> None:
 
     timm itself leaves out what does not fit where a model is made without its head.
     """
-    state = timm.models.load_state_dict(checkpoint)
+    state = timm.models.load_state_dict(checkpoint, weights_only=True)
     layout = importlib.import_module(type(model).__module__)
     if hasattr(layout, "checkpoint_filter_fn"):
         state = layout.checkpoint_filter_fn(state, model)

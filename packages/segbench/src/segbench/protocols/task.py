@@ -246,13 +246,17 @@ def task_text(name_or_path: str | Path) -> tuple[str, str] | None:
 
     Raises:
         UsageError: no such task or file.
+        FormatError: the file is no text.
     """
     name = str(name_or_path)
     if name.endswith(".toml"):
         path = Path(name_or_path)
         if not path.is_file():
             raise UsageError(f"no task file at {path}")
-        return path.read_text(encoding="utf-8"), str(path)
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path}: a task file must be UTF-8: {error}") from error
     if name not in list_tasks():
         raise UsageError(unknown("task", name, list_tasks()))
     if name not in _stems("tasks"):

@@ -3,7 +3,7 @@
 import io
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from segbench.errors import FormatError
-from segbench.metrics.classification import ClassificationCounts, bootstrap_share
+from segbench.metrics.classification import ClassificationCounts, Ranking, bootstrap_share
 from segbench.metrics.confusion import IntArray
 from segbench.metrics.interval import Interval
-from segbench.results.report import command_line, with_tuples
-from segbench.results.stored import read_results, results_file, with_nan, write_results
+from segbench.results.report import command_line
+from segbench.results.stored import read_results, results_file, with_types, write_results
 
 KIND = "segbench-classification"
 SCHEMA_VERSION = 1
@@ -45,9 +45,8 @@ class Answers:
 
     def counts(self, classes: int) -> ClassificationCounts:
         """Counts by true class among K classes."""
-        chosen = self.labels, self.labels[self.ranks < 1], self.labels[self.ranks < 5]
-        total, first, five = (np.bincount(part, minlength=classes) for part in chosen)
-        return ClassificationCounts(total, first, five, int(self.tied.sum()), int(self.lost.sum()))
+        ranking = Ranking(self.ranks, self.tied > 0, self.lost > 0, self.predictions)
+        return ClassificationCounts.of(ranking, self.labels, classes)
 
     def select(self, ids: Sequence[str]) -> tuple[IntArray, npt.NDArray[np.bool_]]:
         """Labels of these images, (n,), and whether each was right, (n,).
@@ -147,19 +146,8 @@ class ClassificationReport:
         """
         path = results_file(path)
         content = read_results(path, kind=KIND, version=SCHEMA_VERSION)
-        return cls(**_from_json(content), answers=Answers.read(path.parent / ANSWERS))
-
-
-def _from_json(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Give fields the types that JSON took from them."""
-    return {
-        **content,
-        **{key: tuple(content[key]) for key in ("names", "templates", "warnings")},
-        "data": with_tuples(content["data"]),
-        "metrics": with_nan(content["metrics"]),
-        "per_class": tuple(with_nan(row) for row in content["per_class"]),
-        "interval": Interval(**with_nan(content["interval"])),
-    }
+        answers = Answers.read(path.parent / ANSWERS)
+        return cls(**with_types(content, ("names", "templates")), answers=answers)
 
 
 def summarise_answers(
@@ -185,7 +173,7 @@ def summarise_answers(
     per_class = tuple(
         {
             "name": name,
-            # the constant, as `with_nan` gives it, so that a report that is read back is equal
+            # the constant, as `with_types` gives it, so that a report that is read back is equal
             "recall": first / images if images else math.nan,
             "recall5": five / images if images else math.nan,
             "images": images,

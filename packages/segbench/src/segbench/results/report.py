@@ -17,7 +17,7 @@ from segbench.errors import FormatError
 from segbench.metrics.confusion import ABSENT_RULES, AbsentRule, ConfusionMatrix
 from segbench.metrics.interval import Interval, bootstrap
 from segbench.metrics.per_image import PerImageCounts
-from segbench.results.stored import read_results, results_file, with_nan, write_results
+from segbench.results.stored import read_results, results_file, with_types, write_results
 
 KIND = "segbench-results"
 SCHEMA_VERSION = 1
@@ -115,27 +115,7 @@ class Report:
         path = results_file(path)
         content = read_results(path, kind=KIND, version=SCHEMA_VERSION)
         per_image = PerImageCounts.read(path.parent / "per_image.npz")
-        return cls(**_from_json(content), per_image=per_image)
-
-
-def _from_json(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Give fields the types that JSON took from them."""
-    tuples = {key: tuple(content[key]) for key in ("names", "prompts", "templates", "warnings")}
-    per_class = tuple(with_nan(row) for row in content["per_class"])
-    return {
-        **content,
-        **tuples,
-        "data": with_tuples(content["data"]),
-        "metrics": with_nan(content["metrics"]),
-        "per_class": per_class,
-        "interval": Interval(**with_nan(content["interval"])),
-    }
-
-
-def with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of its data, with tuples for lists in the data set's options."""
-    options = data["dataset"].items()
-    return {**data, "dataset": {k: tuple(v) if isinstance(v, list) else v for k, v in options}}
+        return cls(**with_types(content, ("names", "prompts", "templates")), per_image=per_image)
 
 
 def summarise(

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segbench.errors import FormatError
 from segbench.files import write_atomically
+from segbench.metrics.interval import Interval
 
 RESULTS = "results.json"
 
@@ -76,13 +77,34 @@ def results_file(path: Path) -> Path:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise FormatError(f"{path}: holds no results, but a {type(content).__name__}")
     return content
 
 
-def with_nan(numbers: Mapping[str, Any]) -> dict[str, Any]:
+def with_types(content: Mapping[str, Any], tuples: Sequence[str]) -> dict[str, Any]:
+    """Give the fields of a report the types that JSON took from them.
+
+    Args:
+        content: of `results.json`.
+        tuples: fields that are tuples of texts, beside the warnings.
+    """
+    options = content["data"]["dataset"].items()
+    dataset = {k: tuple(v) if isinstance(v, list) else v for k, v in options}
+    return {
+        **content,
+        **{key: tuple(content[key]) for key in (*tuples, "warnings")},
+        "data": {**content["data"], "dataset": dataset},
+        "metrics": _with_nan(content["metrics"]),
+        "per_class": tuple(_with_nan(row) for row in content["per_class"]),
+        "interval": Interval(**_with_nan(content["interval"])),
+    }
+
+
+def _with_nan(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """The same numbers with NaN for null."""
     return {key: math.nan if value is None else value for key, value in numbers.items()}
 

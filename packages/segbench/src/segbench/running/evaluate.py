@@ -14,7 +14,7 @@ from segbench.protocols.task import Task, load_task
 from segbench.results.report import Report
 from segbench.running.ranks import held
 from segbench.running.run import Run, existing, finish
-from segbench.running.saved import open_predictions
+from segbench.running.saved import SavedMaps
 from segbench.segmenter import Segmenter, identity_of
 
 
@@ -131,10 +131,12 @@ def score_folder(
         FormatError: a map has another size or a value that is no label id.
     """
     task = task if isinstance(task, Task) else load_task(task)
+    maps = SavedMaps(predictions)
     run = Run(
         task=task,
         dataset=open_dataset(task.dataset, root),
         model={"name": predictions.resolve().name},
+        predictions=maps,
         root=root,
         keeps_journal=False,
         out=out,
@@ -144,4 +146,4 @@ def score_folder(
     )
     with held(out):
         existing(run, overwrite=overwrite)
-        return finish(run, open_predictions(predictions))
+        return finish(run, maps)

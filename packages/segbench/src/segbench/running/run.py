@@ -34,6 +34,7 @@ from segbench.results.overlay import strip
 from segbench.results.report import Report, environment, summarise
 from segbench.running.journal import Entry, Journal
 from segbench.running.ranks import rank_and_world, wait_for_all
+from segbench.running.saved import SavedMaps
 from segbench.words import load_templates
 
 Predict: TypeAlias = Callable[[Example], Tensor]
@@ -65,6 +66,8 @@ class Run:
     extra: str = ""
     """What else tells the counts from those of another evaluation."""
     root: Path | None = None
+    predictions: SavedMaps | None = None
+    """Label maps that are scored, where there is no model."""
     keeps_journal: bool = True
     """Whether a stopped evaluation can go on: not where predictions may change in between."""
     counted: int = 0
@@ -101,7 +104,7 @@ class Run:
 
 def segmentation_task(run: Run) -> Task:
     """The task of a run that segments."""
-    assert isinstance(run.task, Task)  # classify_images alone makes other runs
+    assert isinstance(run.task, Task)  # evaluate_classification alone makes other runs
     return run.task
 
 
@@ -145,6 +148,8 @@ def standing(
     """As `existing`, with the reader of another kind of results."""
     if run.limit is not None and run.limit < 1:
         raise UsageError(f"limit must be >= 1, got {run.limit}")
+    if run.overlays < 0:
+        raise UsageError(f"overlays must be >= 0, got {run.overlays}")
     rank, world = rank_and_world()
     if run.out is None:
         if world > 1:
@@ -156,8 +161,10 @@ def standing(
         if _is_of(found, run):
             return found
     if results.exists() and not overwrite:
+        other = " of another task, model or number of images" if skip else ""
         raise UsageError(
-            f"{run.out} holds results already; choose another folder or allow overwriting"
+            f"{run.out} holds results already{other}; choose another folder, or pass "
+            "--overwrite true"
         )
     wait_for_all()  # until every rank has looked
     if overwrite and rank == 0:
@@ -345,7 +352,13 @@ def _write_pictures(run: Run, out: Path, index: int, example: Example, predictio
 
 
 def _save(picture: Image.Image, folder: Path, name: str) -> None:
-    """Write `FOLDER/NAME.png` whole or not at all."""
+    """Write `FOLDER/NAME.png` whole or not at all.
+
+    Raises:
+        FormatError: the name, an image's id, leads out of the folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise FormatError(f"image id {name!r} leads out of {folder}; rename the image")
     path = folder / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -424,6 +437,9 @@ def _warnings(run: Run, prompts: Sequence[str], per_image: PerImageCounts) -> It
     twice = sorted(name for name, times in Counter(prompts).items() if times > 1)
     if twice:
         yield f"names given to more than one class, of which one can never win: {', '.join(twice)}"
+    is_whole = run.expected == len(scored(run)) == len(run.dataset)
+    if run.predictions and is_whole and (lone := run.predictions.strays(per_image.ids)):
+        yield f"predictions of no image of the data set: {len(lone)}, the first is {lone[0]}"
     absent = int((per_image.total().sum(axis=1) == 0).sum())
     if absent:
         yield f"{absent} of {per_image.classes} classes have no labelled pixel in these images"

@@ -1,7 +1,7 @@
 """Label maps that another program has saved: pictures, arrays, or run lengths in one JSON file."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,15 +13,17 @@ from torch import Tensor
 
 from segbench.datasets import Example
 from segbench.datasets.annotations import decode_mask
-from segbench.datasets.pictures import read_colour_ids, read_indices
+from segbench.datasets.pictures import DECODE_ERRORS, FORMATS, read_colour_ids, read_indices
 from segbench.errors import DataMissingError, FormatError
+
+SUFFIXES = frozenset({".npy", ".png"})
 
 NOTHING = -1
 """Label of a pixel that no segment of a JSON file covers: an error where it is scored."""
 
 
-def open_predictions(path: Path) -> Callable[[Example], Tensor]:
-    """What reads the saved label map of an example.
+class SavedMaps:
+    """Label maps of many images, read one by one.
 
     Args:
         path: a folder, see `read_prediction`; or a JSON file as detectron2's semantic evaluator
@@ -32,12 +34,31 @@ def open_predictions(path: Path) -> Callable[[Example], Tensor]:
         DataMissingError: there is no such folder or file.
         FormatError: the file is no such list.
     """
-    if path.is_file():
-        segments = _by_image(path)
-        return lambda example: _painted(path, segments, example)
-    if not path.is_dir():
-        raise DataMissingError(f"no predictions at {path}")
-    return lambda example: read_prediction(path, example)
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise DataMissingError(f"no predictions at {path}")
+        self._path = path
+        self._segments = _by_image(path) if path.is_file() else None
+
+    def __call__(self, example: Example) -> Tensor:
+        """(H, W) int64 label map of an example, at the resolution of its labels.
+
+        Raises:
+            DataMissingError: there is none.
+            FormatError: it cannot be read, or has another size.
+        """
+        if self._segments is None:
+            return read_prediction(self._path, example)
+        return _painted(self._path, self._segments, example)
+
+    def strays(self, ids: Iterable[str]) -> list[str]:
+        """Names of maps of none of these images, sorted."""
+        if self._segments is None:
+            files = (path.relative_to(self._path) for path in self._path.rglob("[!.]*"))
+            held = {path.with_suffix("").as_posix() for path in files if path.suffix in SUFFIXES}
+            return sorted(held.difference(ids))
+        return sorted(self._segments.keys() - {PurePosixPath(each).name for each in ids})
 
 
 def read_prediction(folder: Path, example: Example) -> Tensor:
@@ -61,8 +82,10 @@ def read_prediction(folder: Path, example: Example) -> Tensor:
         raise DataMissingError(f"no prediction {png.name} or {npy.name} in {folder}")
     path = npy if npy.is_file() else png
     try:
-        found = np.load(path, allow_pickle=False) if path is npy else _read_indices(path)
-    except (OSError, EOFError, ValueError, SyntaxError) as error:
+        with np.errstate(over="raise"):  # of a shape that no file can have
+            # mapped: what a header claims is held against the file before memory is asked for
+            found = np.load(path, mmap_mode="r") if path is npy else _read_indices(path)
+    except (*DECODE_ERRORS, ArithmeticError) as error:
         raise FormatError(f"{path}: cannot be read: {error}") from error
     if not isinstance(found, np.ndarray):
         raise FormatError(f"{path}: holds no single array")
@@ -75,7 +98,7 @@ def read_prediction(folder: Path, example: Example) -> Tensor:
 
 def _read_indices(path: Path) -> npt.NDArray[np.integer]:
     """(H, W) ids of a picture that holds indices, or colours as ImageNet-S has them."""
-    with Image.open(path) as picture:
+    with Image.open(path, formats=FORMATS) as picture:
         is_coloured = picture.mode == "RGB"
     return read_colour_ids(path) if is_coloured else read_indices(path)
 
@@ -87,7 +110,7 @@ def _by_image(path: Path) -> dict[str, list[Mapping[str, Any]]]:
         found: dict[str, list[Mapping[str, Any]]] = {}
         for segment in content:
             found.setdefault(segment["file_name"], []).append(segment)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"{path}: is no list of segments with file_name: {error}") from error
     stems = {name: PurePosixPath(name).stem.removesuffix("_leftImg8bit") for name in found}
     if len(set(stems.values())) < len(stems):
@@ -109,6 +132,8 @@ def _painted(
             if type(segment["category_id"]) is not int:
                 raise ValueError(f"category_id must be an integer: {segment['category_id']!r}")
             labels[decode_mask(segment["segmentation"], height, width)] = segment["category_id"]
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise FormatError(f"{path}: image {example.id}: a segment has no {error}") from error
+        except (TypeError, ValueError) as error:
             raise FormatError(f"{path}: image {example.id}: {error}") from error
     return torch.from_numpy(labels)

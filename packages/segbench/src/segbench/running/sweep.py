@@ -122,7 +122,8 @@ def sweep(
         overwrite: start again although `out` holds a sweep or a journal.
 
     Raises:
-        UsageError: the task has no background policy, no value, or as of `evaluate`.
+        UsageError: the task has no background policy, no value or one that is not finite, or as
+            of `evaluate`.
         DataMissingError: data is missing, or no image could be read.
         FormatError: a file contradicts the task.
         ModelError: the segmenter's output has a wrong shape or is not finite.
@@ -132,6 +133,8 @@ def sweep(
         raise UsageError(f"{task.id} has no background policy, so there is nothing to sweep")
     if not values:
         raise UsageError("a sweep needs at least one value")
+    if not all(map(math.isfinite, values)):
+        raise UsageError(f"values of a sweep must be finite, got {list(values)}")
     chosen = tuple(sorted(set(values)))
     run = Run(
         task=task,

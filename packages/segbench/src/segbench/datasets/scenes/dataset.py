@@ -95,6 +95,10 @@ class ScenesDataset:
     def __len__(self) -> int:
         return self.count
 
+    def __iter__(self) -> Iterator[Example]:
+        """The `count` scenes in order; more of them can be drawn by their number."""
+        return (self[index] for index in range(self.count))
+
     def __getitem__(self, index: int) -> Example:
         """Scene `index` as an image with labels."""
         layout = self._layout(index)

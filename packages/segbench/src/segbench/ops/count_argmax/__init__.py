@@ -69,8 +69,8 @@ def resize_argmax(scores: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor
     same steps in the same order, with the first product and the sum rounded once where ATen's
     kernels for the processor do so, twice where they do not. On other CPUs they are rounded once,
     and ATen may differ in the last bit. For H + W <= 128, for scores of a single place, and for
-    three classes in one thread, ATen takes other kernels, one of whose rounding depends on a class's
-    index; there this calls ATen itself.
+    three classes in one thread, ATen takes other kernels, one of whose rounding depends on a
+    class's index; there this calls ATen itself.
 
     On a GPU the same steps are taken at every size, rounded once. ATen's CUDA kernel may differ in
     the last bits of `best`, and so in `winner` where two scores are that near.

@@ -38,7 +38,8 @@ def merge_argmax(
     bit for bit, ties included. That needs memory for the low-resolution scores, twice, and a tile
     of pixels a thread; where `F.interpolate` takes its other kernel (sides of a window or of the
     labels that sum to 128 or less, windows of one place, three classes in one thread) this calls
-    it, and stores full-size scores. On a GPU the same steps are taken at every size; ATen's may differ in the last bit.
+    it, and stores full-size scores. On a GPU the same steps are taken at every size; ATen's may
+    differ in the last bit.
 
     Args:
         windows: (n, C, h, w) float32, bfloat16 or float16, any strides, finite, magnitudes at most

@@ -1,0 +1,269 @@
+"""The report of an ablation: its table, which steps hold, the study of settings, two figures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from integration import figures
+from integration.curations import CURATIONS, LADDER, MODELS
+from integration.draws import EPOCHS
+from integration.provenance import commit, machine
+from integration.recipe import Recipe
+from integration.results import Spread, last_loss, read_log, spread, table
+from integration.stage import Stage, with_inputs, write_text
+from integration.study import K
+
+SHOWN = {"miou": "mIoU", "miou_stuff": "stuff", "miou_thing": "things"}
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Two-sided 95 % points of Student's t with 1, 2, ... degrees of freedom; beyond, the last one is
+taken, which is a little too wide."""
+
+
+class Arm(NamedTuple):
+    """Stages of one arm with one seed."""
+
+    train: Stage
+    evaluate: Stage
+    points: Stage
+
+
+def write_ablation(
+    folder: Path,
+    recipe: Recipe,
+    runs: Mapping[tuple[str, int], Arm],
+    *,
+    study: Stage,
+    out: Path,
+) -> None:
+    """Write `ablation.json`, `ablation.md`, `ablation.png` and, of what trained, `convergence.png`.
+
+    Args:
+        folder: where they go.
+        recipe: what was run.
+        runs: stages by (arm, seed); none where nothing is trained.
+        study: stage of the archives' quality.
+        out: root of the stage folders.
+    """
+    found = gather_ablation(recipe, runs, study=study, out=out)
+    write_text(folder / "ablation.json", json.dumps(found, indent=1))
+    write_text(folder / "ablation.md", markdown(found))
+    figures.save(ladder_figure(found), folder / "ablation.png")
+    if runs:
+        figures.save(figures.convergence(found["convergence"]), folder / "convergence.png")
+
+
+def gather_ablation(
+    recipe: Recipe, runs: Mapping[tuple[str, int], Arm], *, study: Stage, out: Path
+) -> dict[str, Any]:
+    """All numbers, as plain values: what `ablation.json` holds."""
+    seeds = sorted({seed for _, seed in runs})
+    arms = list(dict.fromkeys(arm for arm, _ in runs))
+    of_arm = {arm: [runs[arm, seed] for seed in seeds] for arm in arms}
+    metrics = {arm: _metrics(of_arm[arm], out) for arm in arms}
+    judged = json.loads((study.folder(out) / "study.json").read_text())
+    stages = with_inputs([study, *(stage for run in runs.values() for stage in run)])
+    return {
+        "recipe": recipe.name,
+        "command": f"python -m integration.reproduce cocu --ablation --recipe {recipe.name} "
+        + (f"--seeds {len(seeds)} --arms {','.join(arms)}" if arms else "--data DATA"),
+        "seeds": seeds,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+        "machine": machine(),
+        "metrics": metrics,
+        "steps": steps(metrics),
+        "archive_steps": judged["steps"],
+        "curations": judged["curations"],
+        "vocabularies": judged["vocabularies"],
+        "convergence": {arm: _curves(of_arm[arm], out) for arm in arms},
+        "seconds": {stage.name: stage.seconds(out) or 0.0 for stage in stages},
+    }
+
+
+def _metrics(runs: Sequence[Arm], out: Path) -> dict[str, list[float]]:
+    """Every metric of an arm, a value a seed; and the mean loss over the last tenth of the log."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        summary = json.loads((run.evaluate.folder(out) / "summary.json").read_text())
+        summary["final_loss"] = last_loss(read_log(run.train.folder(out)))
+        for name, value in summary.items():
+            if isinstance(value, int | float):
+                found.setdefault(name, []).append(float(value))
+    return found
+
+
+def _curves(runs: Sequence[Arm], out: Path) -> list[dict[str, Any]]:
+    """Losses and mIoU against steps, an entry a seed."""
+    curves = []
+    for run in runs:
+        log = read_log(run.train.folder(out))
+        points = json.loads((run.points.folder(out) / "points.json").read_text())
+        curves.append(
+            {
+                "step": [line["step"] for line in log],
+                "loss": [line["loss"] for line in log],
+                "point": [int(step) for step in points],
+                "miou": [*points.values()],
+            }
+        )
+    return curves
+
+
+class Gain(NamedTuple):
+    """Mean difference over seeds and its interval (95 %, Student's t); None with one seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def gain(before: Sequence[float], after: Sequence[float]) -> Gain:
+    """Differences after - before, seed by seed.
+
+    Seeds share weights' initial values, order and augmentation between arms, so they are paired.
+    """
+    found = spread([b - a for a, b in zip(before, after, strict=True)])
+    if found.error is None:
+        return Gain(found.mean, None, None)
+    half = T95[min(len(before) - 1, len(T95)) - 1] * found.error
+    return Gain(found.mean, found.mean - half, found.mean + half)
+
+
+def verdict(low: float | None, high: float | None) -> str:
+    """What an interval says of the claim that a step improves."""
+    if low is None or high is None:
+        return "one seed"
+    if low > 0:
+        return "holds"
+    return "reversed" if high < 0 else "not shown"
+
+
+def steps(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
+    """What each arm of the ladder gains in mIoU on the arm before it, of those that were run."""
+    there = [arm for arm in LADDER if arm in metrics]
+    found = []
+    for before, after in pairwise(there):
+        by_seed = [
+            b - a for a, b in zip(metrics[before]["miou"], metrics[after]["miou"], strict=True)
+        ]
+        step = gain(metrics[before]["miou"], metrics[after]["miou"])
+        found.append({
+            "from": before, "to": after, **step._asdict(), "by_seed": by_seed,
+            "verdict": verdict(step.low, step.high),
+        })  # fmt: skip
+    return found
+
+
+def about(arm: str) -> str:
+    """An arm in the words of the tables."""
+    return CURATIONS[arm].about if arm in CURATIONS else arm.replace("-", " ")
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The tables, and what is in them."""
+    parts = [
+        f"# Ablation of CoCu: recipe {found['recipe']}",
+        f"`{found['command']}`",
+        f"R@{K}, with a 95 % interval over pairs: share of the concepts that a caption leaves out "
+        f"which are among the first {K} new ones of its archive. `right` and `new`: shares of the "
+        "concepts drawn in training that the image shows, and that it shows and the caption leaves "
+        f"out. `reach`: share of those left out that are drawn at least once in {EPOCHS} epochs.",
+        *(_trained(found) if found["metrics"] else ()),
+        "Steps of the paper's claim that each model improves on the one before: mean difference in "
+        "mIoU [95 % interval over seeds, Student's t, paired], and in the archive's "
+        f"R@{K} [95 % bootstrap over pairs].",
+        steps_table(found),
+        "Settings, judged without training.",
+        settings_table(found),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _trained(found: Mapping[str, Any]) -> tuple[str, str]:
+    seeds = len(found["seeds"])
+    heading = "one seed" if seeds == 1 else f"{seeds} seeds, mean ± standard error"
+    return f"Trained arms ({heading}).", arms_table(found)
+
+
+def arms_table(found: Mapping[str, Any]) -> str:
+    """Arms that were trained: archive, draws, mIoU."""
+    rows = [["arm", f"R@{K}", "right", "new", *SHOWN.values(), "final loss"]]
+    for arm, metrics in found["metrics"].items():
+        judged = found["curations"].get(arm)
+        archive = ["", "", ""] if judged is None else _archive_cells(judged)
+        cells = [str(spread(metrics[name])) for name in SHOWN]
+        rows.append([about(arm), *archive, *cells, f"{spread(metrics['final_loss']).mean:.3f}"])
+    return table(rows)
+
+
+def _archive_cells(judged: Mapping[str, Any]) -> list[str]:
+    low, high = judged["recall_interval"][str(K)]
+    draws = judged["draws"]
+    return [
+        f"{judged['recall'][str(K)]:.3f} [{low:.3f}, {high:.3f}]",
+        str(Spread(**draws["right"])),
+        str(Spread(**draws["new"])),
+    ]
+
+
+def steps_table(found: Mapping[str, Any]) -> str:
+    """Which steps of the monotone claim hold, in mIoU and in the archive alone."""
+    trained = {(step["from"], step["to"]): step for step in found["steps"]}
+    archive = {(step["from"], step["to"]): step for step in found["archive_steps"]}
+    rows = [["step", "mIoU", "claim", f"R@{K}", "claim"]]
+    for before, after in trained if trained else archive:
+        step = trained.get((before, after))
+        cells = ("", "") if step is None else (_interval(step), step["verdict"])
+        more = _archive_step(archive.get((before, after)))
+        rows.append([f"{_short(before)} to {_short(after)}", *cells, *more])
+    return table(rows)
+
+
+def _archive_step(step: Mapping[str, Any] | None) -> tuple[str, str]:
+    if step is None:
+        return "", ""
+    if step["same"]:
+        return "the same archive", ""
+    return _interval(step), verdict(step["low"], step["high"])
+
+
+def _interval(step: Mapping[str, Any]) -> str:
+    if step["low"] is None:
+        return f"{step['mean']:+.3f}"
+    return f"{step['mean']:+.3f} [{step['low']:+.3f}, {step['high']:+.3f}]"
+
+
+def _short(arm: str) -> str:
+    return arm.replace("model-", "#").replace("-", " ")
+
+
+def settings_table(found: Mapping[str, Any]) -> str:
+    """Every curation by its archive and its draws."""
+    rows = [["setting", "concepts / image", "R@1", f"R@{K}", "R@5", "right", "new", "reach"]]
+    for judged in found["curations"].values():
+        recall = _archive_cells(judged)[0]
+        draws = [f"{judged['draws'][name]['mean']:.3f}" for name in ("right", "new", "reach")]
+        first, last = (f"{judged['recall'][k]:.3f}" for k in ("1", "5"))
+        rows.append([judged["about"], f"{judged['concepts']:.1f}", first, recall, last, *draws])
+    return table(rows)
+
+
+def ladder_figure(found: Mapping[str, Any]) -> Figure:
+    """Archive quality and mIoU of every arm, with intervals; of the models, if none was trained."""
+    recalls: dict[str, figures.Bar] = {}
+    mious: dict[str, figures.Bar] = {}
+    for arm in found["metrics"] or MODELS:
+        judged = found["curations"].get(arm)
+        if judged is not None:
+            low, high = judged["recall_interval"][str(K)]
+            recalls[_short(arm)] = (judged["recall"][str(K)], low, high, [])
+    for arm, metrics in found["metrics"].items():
+        level = gain([0.0] * len(metrics["miou"]), metrics["miou"])
+        mious[_short(arm)] = (level.mean, level.low, level.high, metrics["miou"])
+    panels = {f"archive: R@{K}, 95 % over pairs": recalls, "mIoU, 95 % over seeds": mious}
+    return figures.bars({title: panel for title, panel in panels.items() if panel})

@@ -1,0 +1,79 @@
+"""`python -m integration.demo`: the web page, on this machine alone."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import auto_cli
+
+from integration.demo.desk import SCENES, Desk
+from integration.demo.models import Models
+from integration.demo.runs import archive_folders, check_any, model_folders
+from integration.errors import DataMissingError
+from integration.recipe import load_recipe
+from segbench import ScenesDataset
+
+RECIPE = "cocu-mini"
+"""Whose scenes are drawn to try."""
+
+
+def demo(
+    *,
+    cocu: Path = Path("runs/cocu-mini"),
+    pixelclip: Path = Path("runs/pixelclip-mini"),
+    port: int = 7860,
+) -> None:
+    """Segment pictures by words and walk through an archive, in a browser on this machine.
+
+    Args:
+        cocu: results of `reproduce cocu`.
+        pixelclip: results of `reproduce pixelclip`; without them its models are listed as missing.
+        port: of the page, on 127.0.0.1.
+    """
+    check_any(cocu, pixelclip)
+    world = load_recipe(RECIPE).scenes
+    scenes = ScenesDataset(
+        split="val",
+        count=SCENES,
+        size_px=world.size_px,
+        difficulty=world.difficulty,
+        seed=world.seed,
+    )
+    desk = Desk(Models(model_folders(cocu, pixelclip)), archive_folders(cocu), scenes)
+    with tempfile.TemporaryDirectory(prefix="integration-demo-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # read when the page is built
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        serve(desk, port, Path(uploads))
+
+
+def serve(desk: Desk, port: int, uploads: Path) -> None:
+    """Serve a desk until the process is interrupted."""
+    from integration.demo.page import build, start
+
+    blocks = build(desk)
+    print(f"{start(blocks, port, uploads)}  (Ctrl+C ends it)", flush=True)
+    blocks.block_thread()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve the page; return the exit code."""
+    try:
+        auto_cli(demo, args=None if argv is None else list(argv), prog="python -m integration.demo")
+    except DataMissingError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:  # a port that is taken
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        print("demo: needs gradio: pip install 'integration[demo]'", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The papers' own runs: data sets checked, a plan with estimates, the stages, the table."""

@@ -1,0 +1,1 @@
+"""PixelCLIP as a whole: captions, masks, tuning, scores, names and a report."""

@@ -1,0 +1,79 @@
+"""What the stages of a PixelCLIP run work on, and what they leave."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from integration.stage import Stage
+from segbench import Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipFiles:
+    """A CLIP model as maskcluster loads it."""
+
+    architecture: str
+    """A name of open_clip, or `local-dir:FOLDER`."""
+
+    pretrained: str
+    """A tag, a file, `random`, or "" for a folder."""
+
+    folder: Path | None = None
+    """Of a CLIP that was trained in the run."""
+
+    inputs: tuple[Stage, ...] = ()
+    """The stage that trained it."""
+
+    @property
+    def name(self) -> str:
+        """What it is, wherever it lies: for the fingerprint of stages."""
+        return "trained here" if self.inputs else f"{self.architecture} {self.pretrained}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """Pictures, their masks, and what is scored."""
+
+    stages: tuple[Stage, ...]
+    """What has to run first."""
+
+    images: Path
+    """Folder of pictures."""
+
+    masks: Path
+    """Folder of SA-1B's JSON: the pictures' own masks."""
+
+    task: Task
+    """What is scored."""
+
+    data: Path | None
+    """Root of the task's data."""
+
+    clip: Callable[[int], ClipFiles]
+    """The CLIP of a seed."""
+
+    inputs: tuple[Stage, ...] = ()
+    """The stages that made pictures and masks."""
+
+    captions: Path | None = None
+    """Shards of captioned pictures that words come from; None where there are none."""
+
+    files: str = ""
+    """Fingerprint of pictures and masks that no stage made."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runs:
+    """The stages that a report is made of."""
+
+    untuned: dict[int, Stage]
+    """Scores of the un-tuned CLIP, by seed."""
+
+    trained: dict[tuple[str, int], Stage]
+    """Training runs, by arm and seed."""
+
+    scored: dict[tuple[str, int], Stage]
+    """Their scores."""
+
+    named: dict[str, Stage]
+    """Clusters and their names, by arm, of the first seed."""

@@ -1,0 +1,190 @@
+"""A data folder in miniature: every pair set, benchmark and weight of the papers, as it lies.
+
+Layouts are those of the tools that write them (img2dataset, the frozen mirrors, the benchmarks' own
+archives); pictures are noise and the CLIP has ViT-B/16's true size and random weights.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+THINGS = ("dog", "cat", "horse", "car", "boat", "tree", "chair", "bird")
+PLACES = ("beach", "street", "forest", "kitchen")
+PAIRS = 16
+WNIDS = ("n01440764", "n01443537")
+
+
+def picture(width: int, height: int, seed: int) -> Image.Image:
+    """Coarse noise, so that it is no flat colour after a resize."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height))
+
+
+def save(path: Path, image: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def caption(number: int) -> str:
+    thing, place = THINGS[number % len(THINGS)], PLACES[number % len(PLACES)]
+    return f"a {thing} near the {place} in the morning"
+
+
+def jpeg(number: int) -> bytes:
+    stream = io.BytesIO()
+    picture(72, 56, number).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def write_shard(
+    path: Path, members: Sequence[tuple[str, bytes]], notes: dict[str, Any] | None = None
+) -> None:
+    """A tar shard, and img2dataset's statistics beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    if notes is not None:
+        path.with_name(f"{path.stem}_stats.json").write_text(json.dumps(notes))
+
+
+def pair(key: str, number: int, text: str = ".txt") -> list[tuple[str, bytes]]:
+    note = {"key": key, "caption": caption(number), "status": "success", "width": 72, "height": 56}
+    return [
+        (f"{key}.jpg", jpeg(number)),
+        (f"{key}{text}", caption(number).encode()),
+        (f"{key}.json", json.dumps(note).encode()),
+    ]
+
+
+def write_img2dataset(root: Path, shards: int = 2, pairs: int = PAIRS) -> None:
+    """`00000.tar`, `00000_stats.json`, ...: keys are shard and place."""
+    for shard in range(shards):
+        members = [
+            member
+            for place in range(pairs)
+            for member in pair(f"{shard:05d}{place:04d}", shard * pairs + place)
+        ]
+        stats = {"count": pairs + 3, "successes": pairs, "failed_to_download": 3}
+        write_shard(root / f"{shard:05d}.tar", members, stats)
+
+
+def write_mirror(root: Path, name: str, shards: int = 2, pairs: int = PAIRS) -> None:
+    """`cc12m-train-0000.tar`, ... of the frozen mirrors: no statistics."""
+    for shard in range(shards):
+        members = [
+            member
+            for place in range(pairs)
+            for member in pair(f"{shard:04d}{place:05d}", 100 + shard * pairs + place)
+        ]
+        write_shard(root / f"{name}-train-{shard:04d}.tar", members)
+
+
+def write_pairs(root: Path) -> None:
+    write_img2dataset(root / "cc3m")
+    write_mirror(root / "cc12m", "cc12m")
+    members = [m for i in range(PAIRS) for m in pair(f"yfcc{i:07d}", 300 + i, ".text")]
+    write_shard(root / "yfcc14m" / "yfcc14m-000000.tar", members)  # GroupViT's converter
+    write_img2dataset(root / "redcaps12m", shards=1)
+
+
+def write_clip(folder: Path) -> None:
+    """OpenAI's ViT-B/16 in open_clip's layout, with random weights."""
+    torch.manual_seed(0)
+    config = open_clip.get_model_config("ViT-B-16-quickgelu")
+    model = open_clip.create_model("ViT-B-16-quickgelu")
+    folder.mkdir(parents=True)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    described = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+
+
+Labels = npt.NDArray[np.integer]
+
+
+def halves(height: int, width: int, left: int, right: int) -> Labels:
+    """(H, W) labels: one on the left, one on the right."""
+    labels = np.full((height, width), left)
+    labels[:, width // 2 :] = right
+    return labels
+
+
+def grey(labels: Labels) -> Image.Image:
+    return Image.fromarray(labels.astype(np.uint8))
+
+
+def write_voc(root: Path) -> None:
+    for year, labels, split, values in (
+        ("VOC2012", "SegmentationClass", "Segmentation", (0, 12)),
+        ("VOC2010", "SegmentationClassContext", "SegmentationContext", (0, 25)),
+    ):
+        home, name = root / "VOCdevkit" / year, "2008_000003"
+        save(home / "JPEGImages" / f"{name}.jpg", picture(50, 38, 1))
+        mask = grey(halves(38, 50, *values))
+        if year == "VOC2012":
+            mask.putpalette([(7 * v + 3) % 256 for v in range(768)])
+        save(home / labels / f"{name}.png", mask)
+        (home / "ImageSets" / split).mkdir(parents=True)
+        (home / "ImageSets" / split / "val.txt").write_text(f"{name}\n")
+
+
+def write_benchmarks(root: Path) -> None:
+    """One picture of each data set, under the names of the original downloads."""
+    write_voc(root)
+    name = "000000000139"
+    save(root / "coco" / "images" / "val2017" / f"{name}.jpg", picture(64, 48, 2))
+    save(root / "coco" / "annotations" / "val2017" / f"{name}.png", grey(halves(48, 64, 17, 180)))
+    city = "frankfurt_000000_000294"
+    save(root / f"cityscapes/leftImg8bit/val/frankfurt/{city}_leftImg8bit.png", picture(64, 64, 3))
+    labels = grey(halves(64, 64, 7, 26))
+    save(root / f"cityscapes/gtFine/val/frankfurt/{city}_gtFine_labelIds.png", labels)
+    ade = root / "ADEChallengeData2016"
+    save(ade / "images/validation/ADE_val_00000001.jpg", picture(40, 40, 4))
+    save(ade / "annotations/validation/ADE_val_00000001.png", grey(halves(40, 40, 1, 3)))
+    for classes in (50, 300):
+        home = root / "ImageNetS" / f"ImageNetS{classes}"
+        ids = halves(38, 50, 1, 0)
+        colours = np.stack([ids % 256, ids // 256, ids * 0], axis=2).astype(np.uint8)
+        stem = f"{WNIDS[0]}/ILSVRC2012_val_00000293"
+        save(home / f"validation/{stem}.JPEG", picture(50, 38, 5))
+        save(home / f"validation-segmentation/{stem}.png", Image.fromarray(colours))
+    for wnid in WNIDS:
+        save(root / f"imagenet/val/{wnid}/ILSVRC2012_val_00000293_{wnid}.JPEG", picture(60, 50, 6))
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of all papers, in miniature."""
+    folder = tmp_path_factory.mktemp("data")
+    write_pairs(folder)
+    write_benchmarks(folder)
+    write_clip(folder / "clip-vit-b-16")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without weights, quick to make: for checks and plans."""
+    folder = tmp_path_factory.mktemp("bare")
+    write_pairs(folder)
+    write_benchmarks(folder)
+    clip = folder / "clip-vit-b-16"
+    clip.mkdir()
+    described = {"model_cfg": {"embed_dim": 512, "quick_gelu": True}}
+    (clip / "open_clip_config.json").write_text(json.dumps(described))
+    (clip / "open_clip_model.safetensors").write_bytes(b"weights")
+    return folder
