@@ -144,18 +144,19 @@ def verdict(low: float | None, high: float | None) -> str:
 
 
 def steps(metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
-    """What each arm of the ladder gains in mIoU on the arm before it, of those that were run."""
+    """What each arm of the ladder gains in mIoU on the arm before it, of those that were run.
+
+    The full model is compared with the baseline too.
+    """
     there = [arm for arm in LADDER if arm in metrics]
+    whole = [pair for pair in [("baseline", "model-4")] if metrics.keys() >= set(pair)]
     found = []
-    for before, after in pairwise(there):
-        by_seed = [
-            b - a for a, b in zip(metrics[before]["miou"], metrics[after]["miou"], strict=True)
-        ]
-        step = gain(metrics[before]["miou"], metrics[after]["miou"])
-        found.append({
-            "from": before, "to": after, **step._asdict(), "by_seed": by_seed,
-            "verdict": verdict(step.low, step.high),
-        })  # fmt: skip
+    for before, after in dict.fromkeys([*pairwise(there), *whole]):
+        first, second = metrics[before]["miou"], metrics[after]["miou"]
+        step = gain(first, second)
+        by_seed = [b - a for a, b in zip(first, second, strict=True)]
+        said = {"by_seed": by_seed, "verdict": verdict(step.low, step.high)}
+        found.append({"from": before, "to": after, **step._asdict(), **said})
     return found
 
 

@@ -92,7 +92,7 @@ def convergence(curves: Mapping[str, Sequence[Curve]]) -> Figure:
             axis.set_title({"loss": "training loss", "miou": "mIoU"}[y])
             axis.set_xlabel("step")
             axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        figure.axes[0].legend(fontsize=8)  # losses fall, so its upper right is free
     return figure
 
 

@@ -1,6 +1,7 @@
 """`python -m integration.demo`: the web page, on this machine alone."""
 
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ RECIPE = "cocu-mini"
 """Whose scenes are drawn to try."""
 
 
+EXTRA = ("gradio", "starlette")
+"""What the extra `demo` installs."""
+
+
 def demo(
     *,
     cocu: Path = Path("runs/cocu-mini"),
@@ -33,6 +38,7 @@ def demo(
         port: of the page, on 127.0.0.1.
     """
     check_any(cocu, pixelclip)
+    check_port(port)
     world = load_recipe(RECIPE).scenes
     scenes = ScenesDataset(
         split="val",
@@ -46,6 +52,22 @@ def demo(
         os.environ["GRADIO_TEMP_DIR"] = uploads  # read when the page is built
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         serve(desk, port, Path(uploads))
+
+
+def check_port(port: int) -> None:
+    """Refuse a port that is taken, before anything slow is loaded.
+
+    Raises:
+        OSError: it cannot be listened at.
+    """
+    from integration.demo.guard import HOST  # of the extra `demo`, as all that serves
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise OSError(f"port {port} cannot be used; choose another with --port N") from error
 
 
 def serve(desk: Desk, port: int, uploads: Path) -> None:
@@ -68,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        if error.name != "gradio":
+        if (error.name or "").partition(".")[0] not in EXTRA:
             raise
         print("demo: needs gradio: pip install 'integration[demo]'", file=sys.stderr)
         return 1

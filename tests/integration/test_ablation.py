@@ -295,6 +295,7 @@ def test_steps_table_says_what_holds() -> None:
         "| #1 to #2 | +0.000 [+0.000, +0.000] | not shown | +0.100 [+0.050, +0.150] | holds |",
         "| #2 to #3 | +0.000 [+0.000, +0.000] | not shown | -0.100 [-0.200, -0.050] | reversed |",
         "| #3 to #4 | +0.000 [+0.000, +0.000] | not shown | the same archive |  |",
+        "| baseline to #4 | +0.000 [+0.000, +0.000] | not shown |  |  |",
     ]
 
 
@@ -316,7 +317,7 @@ def test_convergence_has_a_line_for_every_seed() -> None:
     axes = figures.convergence({"baseline": [curve, curve], "model-4": [curve]}).axes
     assert [axis.get_title() for axis in axes] == ["training loss", "mIoU"]
     assert [len(axis.lines) for axis in axes] == [3, 3]
-    legend = axes[1].get_legend()
+    legend = axes[0].get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["baseline", "model-4"]
     assert np.asarray(axes[0].lines[0].get_xydata()).tolist() == [[1, 3], [2, 2]]

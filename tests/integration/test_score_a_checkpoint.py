@@ -62,14 +62,14 @@ def test_a_factory_of_ones_own_is_called_with_its_options(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    (tmp_path / "my_models.py").write_text(
+    (tmp_path / "my_groupvit_models.py").write_text(
         "from groupvit import GroupViTSegmenter, load_released\n\n\n"
         "def make(checkpoint, name):\n"
         "    return GroupViTSegmenter(load_released(checkpoint), name=name)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     given = [f"--option.checkpoint={checkpoint}", "--option.name=mine"]
-    assert main(["run", "my_models:make", TASK, "--limit", "2", *given]) == 0
+    assert main(["run", "my_groupvit_models:make", TASK, "--limit", "2", *given]) == 0
     assert "mine" in capsys.readouterr().out
 
 

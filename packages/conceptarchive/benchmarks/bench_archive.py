@@ -219,28 +219,34 @@ def inputs(request: pytest.FixtureRequest) -> Curation:
     return Curation.make(request.param)
 
 
-def report_rate(benchmark: Bench, count: int) -> None:
+def report_rate(benchmark: Bench, count: int, work: str, way: str = "ours") -> None:
+    """Note the rate, and for the table what was done, who did it, and of how many images."""
     benchmark.extra_info["images a second"] = round(count / benchmark.stats.stats.median)
+    benchmark.extra_info.update(work=work, way=way, items=count)
+
+
+def named(inputs: Curation, work: str) -> str:
+    return f"{work}, {inputs.neighbours.shape[1]} neighbours"
 
 
 def test_rank(benchmark: Bench, inputs: Curation) -> None:
     check_same(inputs, inputs.images.astype(np.float32), 50)
     with threads(1):
         benchmark(inputs.rank)
-    report_rate(benchmark, IMAGES)
+    report_rate(benchmark, IMAGES, named(inputs, "rank"))
 
 
 def test_rank_as_released(benchmark: Bench, inputs: Curation) -> None:
     pool = inputs.images.astype(np.float32)
     with threads(1):
         benchmark(curate_as_released, inputs, pool, RELEASE_IMAGES, cluster=False)
-    report_rate(benchmark, RELEASE_IMAGES)
+    report_rate(benchmark, RELEASE_IMAGES, named(inputs, "rank"), "the release's loop")
 
 
 def test_rank_and_cluster(benchmark: Bench, inputs: Curation) -> None:
     with threads(1):
         benchmark(inputs.rank_and_cluster)
-    report_rate(benchmark, IMAGES)
+    report_rate(benchmark, IMAGES, named(inputs, "rank and cluster"))
 
 
 def test_rank_and_cluster_as_released(benchmark: Bench, inputs: Curation) -> None:
@@ -249,7 +255,8 @@ def test_rank_and_cluster_as_released(benchmark: Bench, inputs: Curation) -> Non
         benchmark.pedantic(
             curate_as_released, (inputs, pool, RELEASE_IMAGES), {"cluster": True}, rounds=2
         )
-    report_rate(benchmark, RELEASE_IMAGES)
+    work = named(inputs, "rank and cluster")
+    report_rate(benchmark, RELEASE_IMAGES, work, "the release's loop")
 
 
 @pytest.mark.parametrize("method", get_args(Method))
@@ -257,4 +264,4 @@ def test_draw(benchmark: Bench, method: Method) -> None:
     draw = draws_of(Curation.make(8), method)
     with threads(1):
         benchmark(draw)
-    report_rate(benchmark, 20 * IMAGES)
+    report_rate(benchmark, 20 * IMAGES, f"draw three concepts, {method}")

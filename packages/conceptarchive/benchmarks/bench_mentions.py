@@ -61,8 +61,10 @@ def vocabulary_of(words: list[str], size: int) -> Vocabulary:
     return Vocabulary(tuple(names))
 
 
-def report_rate(benchmark: Any, count: int, unit: str) -> None:
+def report_rate(benchmark: Any, count: int, unit: str, work: str, way: str = "ours") -> None:
+    """Note the rate, and for the table what was done, who did it, and of how many."""
     benchmark.extra_info[f"{unit} a second"] = round(count / benchmark.stats.stats.median)
+    benchmark.extra_info.update(work=work, way=way, items=count)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -78,24 +80,27 @@ def test_find_all(
     assert same, "refuses to time a search that differs from the plain one"
     mentions: Mentions = benchmark(finder.find_all, captions)
     benchmark.extra_info["mentions a caption"] = round(len(mentions.concepts) / len(captions), 2)
-    report_rate(benchmark, len(captions), "captions")
+    work = (
+        "mentions, 4k names" if (size, script) == ("4k", "ascii") else f"mentions, {size}, {script}"
+    )
+    report_rate(benchmark, len(captions), "captions", work)
 
 
 def test_find(benchmark: Bench, words: list[str], captions: list[str]) -> None:
     finder = MentionFinder(vocabulary_of(words, SIZES["4k"]))
     few = captions[:5000]
     benchmark(lambda: [finder.find(caption) for caption in few])
-    report_rate(benchmark, len(few), "captions")
+    report_rate(benchmark, len(few), "captions", "mentions, 4k names", "one caption at a time")
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_build(benchmark: Bench, words: list[str], size: str) -> None:
     vocabulary = vocabulary_of(words, SIZES[size])
     benchmark.pedantic(lambda: MentionFinder(vocabulary).find_all(["a dog"]), rounds=3)
-    report_rate(benchmark, len(vocabulary), "names")
+    report_rate(benchmark, len(vocabulary), "names", f"prepare {size} names")
 
 
 @pytest.mark.parametrize("phrases", [False, True], ids=["nouns", "phrases"])
 def test_mine(benchmark: Bench, captions: list[str], phrases: bool) -> None:
     benchmark.pedantic(Vocabulary.mine, (captions,), {"phrases": phrases}, rounds=3)
-    report_rate(benchmark, len(captions), "captions")
+    report_rate(benchmark, len(captions), "captions", "mine phrases" if phrases else "mine nouns")

@@ -28,4 +28,7 @@ def calls(kind: str) -> dict[str, Call]:
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_time(benchmark: BenchmarkFixture, kind: str, name: str) -> None:
     benchmark.group = kind
+    work = f"{kind}, float32" if name in WAYS[:2] else kind
+    way = "ours" if name.startswith("ours") else name
+    benchmark.extra_info.update(work=work, way=way)
     benchmark.pedantic(calls(kind)[name], rounds=5, warmup_rounds=1)  # type: ignore[no-untyped-call]  # theirs

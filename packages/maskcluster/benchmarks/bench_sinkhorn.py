@@ -11,7 +11,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from maskcluster.bench.sinkhorn import cpu_calls, measure
+from maskcluster.bench.sinkhorn import CLUSTERS, MASKS, cpu_calls, measure
 
 CALLS = cpu_calls(1.2e-3)
 
@@ -19,6 +19,9 @@ CALLS = cpu_calls(1.2e-3)
 @pytest.mark.parametrize("name", CALLS)
 def test_time(benchmark: BenchmarkFixture, name: str) -> None:
     benchmark(CALLS[name])
+    least = 4 * MASKS * CLUSTERS  # the scores, read once
+    work = f"balanced assignment, {MASKS:,} masks to {CLUSTERS}"
+    benchmark.extra_info.update(work=work, way=name, bytes=least)
 
 
 def test_ratio() -> None:

@@ -31,6 +31,9 @@ CPU = torch.device("cpu")
 def test_count_argmax(benchmark: BenchmarkFixture, kind: str, path: str) -> None:
     counts = benchmark(PATHS[path], score_map(kind), label_map())
     assert counts.shape == (CLASSES, CLASSES)
+    least = score_map(kind).nbytes + label_map().nbytes
+    work = f"scores to counts, {CLASSES} classes, {kind}"
+    benchmark.extra_info.update(work=work, way=path, bytes=least)
 
 
 def test_ratio() -> None:

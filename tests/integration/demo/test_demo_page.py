@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from integration.demo.__main__ import main
 from integration.demo.guard import HOST
 from integration.demo.picture import MAX_BYTES
 from segbench import ScenesDataset
@@ -185,6 +186,16 @@ def test_the_server_answers_itself_alone_and_serves_no_file(server: str) -> None
     assert answer(server, "GET", "/gradio_api/file=/etc/passwd") == 403
     named = {"data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}], "fn_index": 0}
     assert answer(server, "POST", "/gradio_api/run/predict", json.dumps(named).encode()) == 403
+
+
+@pytest.mark.parametrize("port", [None, 70_000])
+def test_a_port_that_cannot_be_used_is_one_line(
+    server: str, runs: tuple[Path, Path], port: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = port or urlsplit(server).port
+    assert main([f"--cocu={runs[0]}", f"--port={wanted}"]) == 1
+    told = capsys.readouterr().err
+    assert told == f"demo: port {wanted} cannot be used; choose another with --port N\n"
 
 
 def test_a_large_upload_is_refused(server: str) -> None:

@@ -1,6 +1,7 @@
 """Finished stages are found, the newest of each name; what is missing is told with its command."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_each_model_comes_from_its_run(tmp_path: Path) -> None:
     assert found == {BASELINE: None, CURATED: curated, TUNED: None, PLAIN: plain}
     assert how_to_make(BASELINE).endswith("hatch run reproduce cocu")
     assert how_to_make(PLAIN).endswith("hatch run reproduce pixelclip")
+
+
+def test_without_its_extra_the_command_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage(tmp_path, "train-cocu-0-0123456789")
+    monkeypatch.setitem(sys.modules, "starlette.datastructures", None)
+    monkeypatch.delitem(sys.modules, "integration.demo.guard", raising=False)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    assert main([f"--cocu={tmp_path}"]) == 1
+    assert capsys.readouterr().err == "demo: needs gradio: pip install 'integration[demo]'\n"
 
 
 def test_a_page_of_nothing_is_one_line_and_code_3(
