@@ -21,7 +21,7 @@ from integration.curation import curate, mine
 from integration.curator import train_curator
 from integration.recipe import Recipe
 from integration.report import write_report
-from integration.stage import Stage, write_text
+from integration.stage import Stage, file_sizes, write_text
 from integration.wiring import DATASET, as_sets, best_device, read_truth, write_truth
 from segbench import ScenesDataset, Task, caption_gap, load_task, write_pairs
 
@@ -78,24 +78,20 @@ def _curator_settings(recipe: Recipe) -> dict[str, Any]:
 
 def scenes_task(recipe: Recipe) -> Task:
     """What a recipe of scenes is scored on."""
-    return load_task(recipe.evaluate.task).with_dataset(count=recipe.scenes.val, **_look(recipe))
+    return load_task(recipe.evaluate.task).with_dataset(
+        count=recipe.scenes.val, **recipe.scenes.look
+    )
 
 
 def _pairs_stage(recipe: Recipe, name: str, split: str, count: int) -> Stage:
     """Scenes of a split, written as shards."""
-    dataset = ScenesDataset(split=split, count=count, **_look(recipe))
+    dataset = ScenesDataset(split=split, count=count, **recipe.scenes.look)
     return Stage(
         name=name,
         settings={k: v for k, v in asdict(recipe.scenes).items() if k != "workers"},
         run=partial(_draw_pairs, dataset, recipe.scenes.workers),
         cost=recipe.costs.get("pairs", 1),
     )
-
-
-def _look(recipe: Recipe) -> dict[str, Any]:
-    """What scenes of all splits have in common."""
-    world = recipe.scenes
-    return {"size_px": world.size_px, "difficulty": world.difficulty, "seed": world.seed}
 
 
 def train_and_score(
@@ -181,9 +177,7 @@ def arm_stages(
 
 def _fingerprint_files(task: Task, data: Path) -> str:
     """Hash of the names and sizes of a task's files, so that other data are another evaluation."""
-    folder = data / str(task.dataset.get("folder", ""))
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listing = [[str(path.relative_to(folder)), path.stat().st_size] for path in files]
+    listing = file_sizes(data / str(task.dataset.get("folder", "")))
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 

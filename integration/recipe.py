@@ -46,6 +46,11 @@ class ScenesConfig:
     workers: int = 0
     """Processes that draw shards; the result does not depend on it."""
 
+    @property
+    def look(self) -> dict[str, Any]:
+        """What scenes of all splits have in common."""
+        return {"size_px": self.size_px, "difficulty": self.difficulty, "seed": self.seed}
+
     def __post_init__(self) -> None:
         for split, count in (("train", self.train), ("curator", self.curator), ("val", self.val)):
             ScenesDataset(

@@ -118,6 +118,12 @@ def write_text(path: Path, content: str) -> None:
     unfinished.replace(path)
 
 
+def file_sizes(folder: Path) -> list[list[str | int]]:
+    """Names and sizes of all files in a folder, sorted: what other data differ in."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in files]
+
+
 def _run(stage: Stage, out: Path) -> float:
     folder = stage.folder(out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from integration.pixelclip.recipe import PixelclipRecipe
 from integration.pixelclip.runs import Runs, World
 from integration.pixelclip.tuning import CLUSTERS, LAST_BLOCKS, untuned_model
 from integration.provenance import commit, machine
-from integration.results import Spread, read_log, spread, table
+from integration.results import Spread, read_log, seconds_table, spread, table
 from integration.stage import Stage, with_inputs, write_text
 from maskcluster import PixelCLIPSegmenter, load_checkpoint
 
@@ -153,14 +153,7 @@ def markdown(recipe: PixelclipRecipe, outcome: Outcome) -> str:
             "the same dense features, seed by seed.",
             table(_rows(recipe, outcome)),
             *_verdicts(outcome),
-            "Seconds per stage.",
-            table(
-                [
-                    ["stage", "seconds"],
-                    *([name, f"{s:.0f}"] for name, s in outcome.seconds.items()),
-                    ["all", f"{sum(outcome.seconds.values()):.0f}"],
-                ]
-            ),
+            seconds_table(outcome.seconds),
         ]
     )
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +9,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from groupvit import stream
-from integration.recipe import ScenesConfig
 from maskcluster import MaskSet, masks_of_labels, write_sa1b
 from segbench import ScenesDataset
 
@@ -43,11 +41,6 @@ class RegionsConfig:
             raise ValueError(f"missing must be in [0, 1), got {self.missing}")
         if self.jitter_px < 0:
             raise ValueError(f"jitter_px must be >= 0, got {self.jitter_px}")
-
-
-def look(world: ScenesConfig) -> dict[str, Any]:
-    """What scenes of all splits have in common."""
-    return {"size_px": world.size_px, "difficulty": world.difficulty, "seed": world.seed}
 
 
 def write_photos(dataset: ScenesDataset, config: RegionsConfig, folder: Path) -> None:

@@ -29,8 +29,7 @@ from segbench import ScenesDataset, evaluate
 
 LastBlock = Literal["maskclip", "pixelclip", "none"]
 LAST_BLOCKS: tuple[LastBlock, ...] = ("maskclip", "pixelclip", "none")
-"""Ways to dense features of an un-tuned ViT; arms take one of the first two."""
-
+"""Ways to dense features of a ViT."""
 
 CLUSTERS = "clusters"
 """Folder of a naming stage."""

@@ -12,8 +12,8 @@ from integration.curator import train_curator
 from integration.errors import DataMissingError
 from integration.pixelclip.recipe import PhotosConfig, PixelclipRecipe
 from integration.pixelclip.runs import ClipFiles, World
-from integration.pixelclip.scenes import MASKS, PHOTOS, look, write_photos
-from integration.stage import Stage
+from integration.pixelclip.scenes import MASKS, PHOTOS, write_photos
+from integration.stage import Stage, file_sizes
 from integration.wiring import best_device
 from segbench import CaptionRates, ScenesDataset, load_task, open_dataset, write_pairs
 
@@ -42,7 +42,7 @@ def scenes_world(recipe: PixelclipRecipe, seeds: Sequence[int], out: Path) -> Wo
         images=photos.folder(out) / PHOTOS,
         masks=photos.folder(out) / MASKS,
         task=load_task(recipe.evaluate.task).with_dataset(
-            count=recipe.scenes.val, **look(recipe.scenes)
+            count=recipe.scenes.val, **recipe.scenes.look
         ),
         data=None,
         clip=clip,
@@ -69,7 +69,7 @@ def photos_world(recipe: PixelclipRecipe, photos: PhotosConfig, data: Path) -> W
         _check_folder(masks)
     task = load_task(recipe.evaluate.task)
     open_dataset(task.dataset, data)  # what is missing should be known before the training
-    listing = [*_listing(images), *(_listing(masks) if "regions" in wanted else [])]
+    listing = [*file_sizes(images), *(file_sizes(masks) if "regions" in wanted else [])]
     chosen = ClipFiles(architecture=photos.architecture, pretrained=photos.pretrained)
     return World(
         stages=(),
@@ -84,7 +84,7 @@ def photos_world(recipe: PixelclipRecipe, photos: PhotosConfig, data: Path) -> W
 
 def _pairs_stage(recipe: PixelclipRecipe) -> Stage:
     """Captioned scenes that CLIP trains on."""
-    rates, shared = CaptionRates(**recipe.captions), look(recipe.scenes)
+    rates, shared = CaptionRates(**recipe.captions), recipe.scenes.look
     dataset = ScenesDataset(split="curator", count=recipe.scenes.curator, rates=rates, **shared)
 
     def draw(folder: Path) -> None:
@@ -100,7 +100,7 @@ def _pairs_stage(recipe: PixelclipRecipe) -> Stage:
 
 def _photos_stage(recipe: PixelclipRecipe) -> Stage:
     """Other scenes without captions, with masks."""
-    shared = look(recipe.scenes)
+    shared = recipe.scenes.look
     dataset = ScenesDataset(split="train", count=recipe.scenes.train, **shared)
     return Stage(
         name="photos",
@@ -128,9 +128,3 @@ def _clip_stage(recipe: PixelclipRecipe, seed: int, pairs: Stage, out: Path) -> 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise DataMissingError(f"{folder}: no such folder; the recipe's [photos] names it")
-
-
-def _listing(folder: Path) -> list[list[str | int]]:
-    """Names and sizes of all files."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in files]

@@ -101,7 +101,7 @@ def aten_differs(classes: int, places: int, size: tuple[int, int]) -> bool:
     """Whether ATen resizes (C, h, w) scores by another kernel, which rounds in other places.
 
     It does for an output of H + W <= 128, for three channels in one thread, and for an image of one
-    place; found by trial with PyTorch 2.11, and held by the tests.
+    place; found by trial with PyTorch 2.15, and held by the tests.
 
     Args:
         classes: C.
