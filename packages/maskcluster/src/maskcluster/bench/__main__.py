@@ -37,8 +37,8 @@ def run(
 
     Against POT (balanced assignment), plain PyTorch (mask pooling, the mask loss, a whole training
     step at the published sizes, the teacher's update, class prompts) and the machine's own rates of
-    copies and products. On a GPU a step has 48 images and 4,800 masks, on a CPU 2 and 200. About
-    eight minutes on two cores; less on a GPU.
+    copies and products. On a GPU a step has 48 images and 4,800 masks, on a CPU 2 and 200.
+    A quarter of an hour on two cores that did other work too; less on a GPU.
 
     Args:
         device: cpu, cuda or cuda:1.
