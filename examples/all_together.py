@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from conceptarchive import ArchiveConfig, Embeddings, Vocabulary, build_archive
@@ -31,13 +30,12 @@ class InMasks:
         coarse = self.segmenter.segment(image, bank)[None]  # (1, K, h, w)
         scores = F.interpolate(coarse, image.shape[1:], mode="bilinear")[0]  # (K, H, W)
         for mask in Slic()((255 * image).byte().permute(1, 2, 0).numpy()).masks:
-            inside = torch.from_numpy(mask.to_mask())  # (H, W)
-            scores[:, inside] = scores[:, inside].mean(dim=1, keepdim=True)
+            scores[:, mask.to_mask()] = scores[:, mask.to_mask()].mean(dim=1, keepdim=True)
         return scores
 
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/together")
-world = ScenesDataset(split="train", count=128, size_px=48)
+world = ScenesDataset(split="train", count=64, size_px=48)
 pairs, _ = index_shards(write_pairs(world, folder / "pairs"), dataset="scenes")
 captions = [pair.caption for pair in pairs]
 small = np.stack([scene.image[4::8, 4::8].ravel() for scene in world]).astype(np.float32)
@@ -47,19 +45,17 @@ words = Vocabulary.mine(captions, min_count=3)
 means = np.stack([rows[[word in said for said in captions]].mean(axis=0) for word in words.names])
 means /= np.linalg.norm(means, axis=1, keepdims=True)  # a concept looks like what is called so
 known = Embeddings.from_arrays([pair.id for pair in pairs], captions, rows)
-archive = build_archive(
-    folder / "archive", anchors=known, pool=known, vocabulary=words,
-    concept_features=means, config=ArchiveConfig(neighbours=8),
-)  # fmt: skip
+method = ArchiveConfig(neighbours=8)
+parts = {"vocabulary": words, "concept_features": means, "config": method}
+archive = build_archive(folder / "archive", anchors=known, pool=known, **parts)
 
 tiny = load_recipe("tiny")
 data = replace(tiny.data, batch=8, workers=0, source="archive")
-optim = replace(tiny.optim, total_steps=6, warmup_steps=1)
-recipe, side = replace(tiny, data=data, optim=optim), tiny.model.vision.image_px
+recipe = replace(tiny, data=data, optim=replace(tiny.optim, total_steps=6, warmup_steps=1))
 source = archive.sampler("cluster")  # groupvit knows it as a ConceptSource
-run = train(recipe, PairDataset.from_config(pairs, data, side, source=source), folder / "run")
+dataset = PairDataset.from_config(pairs, data, recipe.model.vision.image_px, source=source)
+run = train(recipe, dataset, folder / "run")
 
 plain = GroupViTSegmenter(load_model(run.checkpoint))
-first, second = (evaluate(each, "scenes@whole", limit=10) for each in (plain, InMasks(plain)))
-print(second.summary())
-print(compare(first, second).summary())
+first, second = (evaluate(each, "scenes@whole", limit=5) for each in (plain, InMasks(plain)))
+print(f"{second.summary()}\n{compare(first, second).summary()}")

@@ -14,6 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from maskcluster.bench.sinkhorn import CLUSTERS, MASKS, cpu_calls, measure
 
 CALLS = cpu_calls(1.2e-3)
+pytestmark = pytest.mark.filterwarnings("ignore")  # of POT's source, where it is compiled anew
 
 
 @pytest.mark.parametrize("name", CALLS)
