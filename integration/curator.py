@@ -7,17 +7,20 @@ pairs that nobody trains GroupViT on, whose captions are as incomplete as the ot
 
 import json
 import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,6 +36,7 @@ from groupvit import (
     index_shards,
     stream,
 )
+from integration.errors import DamagedError
 from integration.stage import write_text
 
 END_OF_TEXT = 49407
@@ -207,11 +211,28 @@ def _rate(step: int, config: CuratorConfig) -> float:
 
 
 def _save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    with _replacing(path) as unfinished:
+        torch.save(state, unfinished)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name; what is written there takes the place of `path`.
+
+    Raises:
+        OSError: it cannot be written, as when the disk is full; what was there is as it was.
+    """
     unfinished = path.with_suffix(".tmp")
-    torch.save(
-        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, unfinished
-    )
-    unfinished.replace(path)
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' writers
+        unfinished.unlink(missing_ok=True)
+        reason = shorten(str(error), 200)
+        raise OSError(
+            f"{path}: cannot be written ({reason}); make room and run the command again to go on"
+        ) from error
 
 
 def _resume(
@@ -219,20 +240,24 @@ def _resume(
 ) -> int:
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True, map_location=device)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
+        reason = shorten(str(error), 200)
+        raise DamagedError(
+            f"{path}: cannot be read ({reason}); delete it to train from the start"
+        ) from error
     return int(state["step"])
 
 
 def _publish(out: Path, model: nn.Module, config: CuratorConfig) -> None:
     """Write weights and configuration in open_clip's own layout."""
     weights = out / "open_clip_model.safetensors"
-    unfinished = weights.with_suffix(".tmp")
-    save_file(
-        {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, unfinished
-    )
-    unfinished.replace(weights)
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    with _replacing(weights) as unfinished:
+        save_file(tensors, unfinished)
     description = {
         "model_cfg": {
             "embed_dim": config.embed_dim,

@@ -11,3 +11,9 @@ class DataMissingError(Exception):
     """Files that a recipe needs are not there; one line with the way out."""
 
     exit_code = 3
+
+
+class DamagedError(Exception):
+    """A file of an earlier run is not as it was written; one line with the way out."""
+
+    exit_code = 1

@@ -2,19 +2,23 @@
 
 A stage writes into a folder of its own, named after its fingerprint: a hash over what it is set
 to and over the fingerprints of what it reads. So a changed recipe never overwrites an older
-result, and a stage whose folder says `done` is never run again.
+result, and a stage whose folder says `done` is never run again. What it left has checksums, which
+are looked at before anything reads it.
 """
 
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from integration.errors import RecipeError
+from conceptarchive import folder_lock
+from integration.checksums import checksums, find_damage
+from integration.errors import DamagedError, RecipeError
 from integration.provenance import commit
 
 _DONE = "stage.json"
@@ -57,14 +61,39 @@ class Stage:
 
     def seconds(self, out: Path) -> float | None:
         """How long the stage took; None when it is not done."""
+        note = self._note(out)
+        return None if note is None else float(note["seconds"])
+
+    def check(self, out: Path) -> None:
+        """Hold what the stage left, if it is done, against the checksums that it noted then.
+
+        Raises:
+            DamagedError: a file is gone, or not as it was written.
+        """
+        note = self._note(out) or {}
+        damage = find_damage(self.folder(out), note.get("files", {}))  # older notes have none
+        if damage is not None:
+            raise DamagedError(f"{damage}; run again with --from {self.name}")
+
+    def _note(self, out: Path) -> dict[str, Any] | None:
+        """What the stage wrote last; None when it is not done."""
         path = self.folder(out) / _DONE
-        return float(json.loads(path.read_text())["seconds"]) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            note = dict(json.loads(path.read_bytes()))
+            float(note["seconds"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedError(
+                f"{path}: is damaged ({error}); run again with --from {self.name}"
+            ) from error
+        return note
 
 
 def run_stages(
     stages: Sequence[Stage], out: Path, *, stream: TextIO, again_from: str | None = None
 ) -> None:
-    """Run what is not done, in order.
+    """Check what is done, and run what is not, in order.
 
     Args:
         stages: every stage after its inputs.
@@ -74,9 +103,18 @@ def run_stages(
 
     Raises:
         RecipeError: no stage is called `again_from`.
+        DamagedError: what a stage left is not as it was; nothing has been forgotten or run.
+        UsageError: another process runs stages in `out`.
     """
-    if again_from is not None:
-        _forget(stages, out, again_from)
+    kept = stages if again_from is None else stages[: _find(stages, again_from)]
+    with folder_lock(out):
+        for stage in kept:
+            stage.check(out)
+        _forget(stages[len(kept) :], out)
+        _run_left(stages, out, stream)
+
+
+def _run_left(stages: Sequence[Stage], out: Path, stream: TextIO) -> None:
     left = [stage for stage in stages if stage.seconds(out) is None]
     total, spent, began = sum(stage.cost for stage in left), 0.0, time.perf_counter()
     trust = 0.1 * total  # expected seconds that weigh as much as as many measured ones
@@ -89,8 +127,21 @@ def run_stages(
         elapsed = time.perf_counter() - began
         left_s = (total - spent) * (elapsed + trust) / (spent + trust)
         print(f"{head}: running; about {left_s / 60:.1f} min left in all", file=stream, flush=True)
-        print(f"{head}: done in {_run(stage, out):.0f} s", file=stream, flush=True)
+        with _told(head, stage.name, stream):
+            seconds = _run(stage, out)
+        print(f"{head}: done in {seconds:.0f} s", file=stream, flush=True)
         spent += stage.cost
+
+
+@contextmanager
+def _told(head: str, name: str, stream: TextIO) -> Iterator[None]:
+    """Say how to go on when a stage breaks off; the error says why it did."""
+    try:
+        yield
+    except BaseException:
+        said = f"not done; the same command goes on, with --from {name} it begins anew"
+        print(f"{head}: {said}", file=stream, flush=True)
+        raise
 
 
 def with_inputs(stages: Sequence[Stage]) -> list[Stage]:
@@ -124,6 +175,12 @@ def file_sizes(folder: Path) -> list[list[str | int]]:
     return [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in files]
 
 
+def fingerprint_files(*folders: Path) -> str:
+    """Hash of the names and sizes of all files in some folders."""
+    listing = [file for folder in folders for file in file_sizes(folder)]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
 def _run(stage: Stage, out: Path) -> float:
     folder = stage.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,20 +192,23 @@ def _run(stage: Stage, out: Path) -> float:
         "fingerprint": stage.fingerprint,
         "seconds": round(seconds, 2),
         "commit": commit(),
+        "files": checksums(folder),
     }
     write_text(folder / _DONE, json.dumps(note, indent=1))
     return seconds
 
 
-def _forget(stages: Sequence[Stage], out: Path, name: str) -> None:
+def _find(stages: Sequence[Stage], name: str) -> int:
     names = [stage.name for stage in stages]
     if name not in names:
         raise RecipeError(f"no stage is called {name!r}; there are {', '.join(names)}")
-    forgotten = [stage.folder(out) for stage in stages[names.index(name) :]]
-    for folder in reversed(
-        forgotten
-    ):  # first the marks, last to first: a kill leaves no lie behind
+    return names.index(name)
+
+
+def _forget(stages: Sequence[Stage], out: Path) -> None:
+    folders = [stage.folder(out) for stage in stages]
+    for folder in reversed(folders):  # first the marks, last to first: a kill leaves no lie behind
         (folder / _DONE).unlink(missing_ok=True)
-    for folder in forgotten:
+    for folder in folders:
         if folder.exists():
             shutil.rmtree(folder)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from conceptarchive import OpenClipEncoder
 from integration import curator
 from integration.curator import END_OF_TEXT, CuratorConfig, train_curator
+from integration.errors import DamagedError
 from segbench import ScenesDataset, write_pairs
 
 CPU = torch.device("cpu")
@@ -129,3 +130,37 @@ def test_bad_values_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         curator_config(**change)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_damaged_state_is_named_with_the_way_out(
+    shards: list[Path], curator_config: Make, tmp_path: Path, kept: float
+) -> None:
+    config = curator_config()
+    model = torch.nn.Linear(300, 300)
+    state = tmp_path / curator._STATE
+    curator._save_state(state, model, curator._optimizer(model, config), 2)
+    content = state.read_bytes()
+    state.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(DamagedError, match=r"unfinished.pt: cannot be read .*; delete it to train"):
+        train_curator(shards, config, tmp_path, device=CPU)
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(
+    curator_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = curator._optimizer(model, curator_config())
+    state = tmp_path / curator._STATE
+    curator._save_state(state, model, optimizer, 2)
+    before = state.read_bytes()
+
+    def full(_: object, path: Path) -> None:  # as torch says it
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 64 vs 8")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"unfinished.pt: cannot be written .*; make room and run"):
+        curator._save_state(state, model, optimizer, 4)
+    assert state.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [curator._STATE]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from integration.errors import RecipeError
+from conceptarchive import UsageError, folder_lock
+from integration.errors import DamagedError, RecipeError
 from integration.stage import Stage, describe, run_stages, with_inputs, write_text
 
 
@@ -135,6 +136,20 @@ def test_a_killed_stage_goes_on_in_its_folder_to_the_same_result(tmp_path: Path)
     assert work.result == whole.result
 
 
+def test_a_stage_that_breaks_says_how_to_go_on(tmp_path: Path) -> None:
+    work, stream = Work(tmp_path), io.StringIO()
+
+    def broken(_: Path) -> None:
+        raise ValueError("no")
+
+    work.stages[1] = replace(work.double, run=broken)
+    with pytest.raises(ValueError, match=r"^no$"):
+        run_stages(work.stages, tmp_path, stream=stream)
+    last = stream.getvalue().splitlines()[-1]
+    told = "not done; the same command goes on, with --from double it begins anew"
+    assert last == f"[2/3] double: {told}"
+
+
 def test_from_forgets_a_stage_and_all_after_it(tmp_path: Path) -> None:
     work = Work(tmp_path)
     work.run()
@@ -152,6 +167,70 @@ def test_an_unknown_stage_is_an_error_and_forgets_nothing(tmp_path: Path) -> Non
     with pytest.raises(RecipeError, match="'tripel'; there are number, double, text"):
         work.run(again_from="tripel")
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("how", ["other bytes", "longer", "empty", "gone"])
+def test_damage_is_found_before_anything_is_read_or_forgotten(tmp_path: Path, how: str) -> None:
+    work = Work(tmp_path)
+    work.run()
+    value = work.number.folder(tmp_path) / "value"
+    if how == "gone":
+        value.unlink()
+    else:
+        value.write_text({"other bytes": "3", "longer": "22", "empty": ""}[how])
+    before = tree(tmp_path)
+    line = rf"number-{work.number.fingerprint[:10]}/value: is .*; run again with --from number$"
+    with pytest.raises(DamagedError, match=line):
+        work.run(again_from="text")
+    with pytest.raises(DamagedError, match=line):
+        work.run()
+    assert tree(tmp_path) == before
+    assert work.ran == ["number", "double", "text"]
+    work.run(again_from="number")
+    assert work.result == "it is 4"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"name": "number"}', "\xff\xfe"])
+def test_a_damaged_note_is_one_line_with_the_way_out(tmp_path: Path, content: str) -> None:
+    work = Work(tmp_path)
+    work.run()
+    note = work.number.folder(tmp_path) / "stage.json"
+    note.write_bytes(content.encode("latin-1"))
+    with pytest.raises(DamagedError, match=r"stage.json: is damaged .*; run again with --from num"):
+        work.run()
+    work.run(again_from="number")
+    assert work.result == "it is 4"
+
+
+def test_a_stage_whose_note_is_gone_runs_again_alone(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work.run()
+    (work.number.folder(tmp_path) / "stage.json").unlink()
+    work.run()
+    assert work.ran == ["number", "double", "text", "number"]
+
+
+def test_notes_of_before_there_were_checksums_are_trusted(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work.run()
+    path = work.number.folder(tmp_path) / "stage.json"
+    note = json.loads(path.read_text())
+    assert [*note.pop("files")] == ["value"]
+    path.write_text(json.dumps(note))
+    assert "running" not in work.run()
+
+
+def test_a_second_process_in_the_folder_gets_one_line(tmp_path: Path) -> None:
+    work = Work(tmp_path / "out")
+    with (
+        folder_lock(work.out),
+        pytest.raises(UsageError, match=r"another process .* works in .*out; wait for it or use"),
+    ):
+        work.run()
+    assert work.ran == []
+    work.run()
+    assert work.result == "it is 4"
+    assert not (work.out / ".lock").exists()
 
 
 def test_describing_changes_nothing(tmp_path: Path) -> None:

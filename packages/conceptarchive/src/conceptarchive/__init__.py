@@ -31,6 +31,7 @@ from conceptarchive.features.embeddings import Embeddings
 from conceptarchive.inputs.columns import TableColumns
 from conceptarchive.inputs.pairs import Pair, SkipLog, read_pairs
 from conceptarchive.inputs.paths import expand_paths, find_shards
+from conceptarchive.lock import folder_lock
 from conceptarchive.output.export import ExportConfig, ExportReport, export
 from conceptarchive.output.judge import Judgement, judge
 from conceptarchive.output.page import describe, write_page
@@ -102,6 +103,7 @@ __all__ = [
     "expand_paths",
     "export",
     "find_shards",
+    "folder_lock",
     "frequency_ranking",
     "judge",
     "load_class_names",
