@@ -116,6 +116,13 @@ class EvaluationConfig:
     overlays: int = 6
     """Images that are drawn with truth and prediction."""
 
+    points: int = 0
+    """Checkpoints of a training on scenes that are kept and scored, for a curve of mIoU."""
+
+    def __post_init__(self) -> None:
+        if self.points < 0:
+            raise ValueError(f"points must be >= 0, got {self.points}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -173,6 +180,8 @@ class Recipe:
             raise RecipeError(f"{self.name}: arms must be different ones, got {list(self.arms)}")
         if self.source == "scenes" and "image_size" not in self.curator.vision_cfg:
             raise RecipeError(f"{self.name}: curator.vision_cfg needs image_size")
+        if self.source != "scenes" and self.evaluate.points:
+            raise RecipeError(f"{self.name}: evaluate.points needs source = 'scenes'")
 
 
 PARTS: Mapping[str, type[Any]] = {
@@ -213,6 +222,22 @@ def read_recipe(name: str, folder: Path) -> tuple[dict[str, Any], str]:
         return tomllib.loads(path.read_text(encoding="utf-8")), path.stem
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not readable as TOML ({error})") from error
+
+
+def check_known(name: str, *folders: Path) -> None:
+    """Refuse a name that no recipe has, and list those of all kinds that there are.
+
+    Args:
+        name: of a recipe; the path of a TOML file is left to its reader.
+        folders: of built-in recipes.
+
+    Raises:
+        RecipeError: no such recipe.
+    """
+    known = [path.stem for folder in folders for path in sorted(folder.glob("*.toml"))]
+    if not name.endswith(".toml") and name not in known:
+        there = ", ".join(known)
+        raise RecipeError(f"no recipe {name!r}; there are {there}, or give a .toml file")
 
 
 def build_recipe(values: Mapping[str, Any], name: str) -> Recipe:

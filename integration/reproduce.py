@@ -1,5 +1,6 @@
 """`python -m integration.reproduce cocu` (or `pixelclip`): a paper, from data to report."""
 
+import errno
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,23 +12,31 @@ from conceptarchive import ConceptArchiveError
 from groupvit import GroupViTError
 from integration.ablation import ablation_stages
 from integration.cocu import scenes_stages
-from integration.errors import DataMissingError, RecipeError
+from integration.errors import DamagedError, DataMissingError, RecipeError
 from integration.flickr8k import photo_stages
+from integration.papers.pixelclip.recipe import FOLDER as MASKS_RECIPES
+from integration.papers.pixelclip.recipe import is_masks_recipe
+from integration.papers.pixelclip.run import run_masks_paper
+from integration.papers.recipe import FOLDER as PAIRS_RECIPES
 from integration.papers.recipe import is_pairs_recipe
 from integration.papers.run import Options, run_paper
 from integration.photo_ablation import photo_study_stages
+from integration.pixelclip.recipe import FOLDER as PIXELCLIP_RECIPES
 from integration.pixelclip.recipe import load_pixelclip_recipe
 from integration.pixelclip.stages import pixelclip_stages
-from integration.recipe import Recipe, load_recipe
+from integration.recipe import FOLDER as COCU_RECIPES
+from integration.recipe import Recipe, check_known, load_recipe
 from integration.stage import Stage, describe, run_stages
 from maskcluster import MaskClusterError
 from segbench import SegbenchError
 
 REPORTS = ("report.md", "report.html", "results.json")
-STUDY = ("ablation.md", "ablation.png", "ablation.json")
+STUDY = ("ablation.md", "ablation.html", "ablation.png", "ablation.json")
 ABLATION = (*STUDY, "convergence.png")
 FLAGS = ("--dry_run", "--ablation")
 """Options that mean `true` when nothing follows."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk, a quota or a file that is full."""
 
 
 def cocu(  # noqa: PLR0913  # every option of the command
@@ -64,6 +73,7 @@ def cocu(  # noqa: PLR0913  # every option of the command
         dry_run: list the stages and whether they are up to date, and stop; of a recipe on pairs,
             also say what the data folder lacks and what the run will take.
     """
+    check_known(recipe, COCU_RECIPES, PAIRS_RECIPES)
     if is_pairs_recipe(recipe):
         if ablation:
             raise RecipeError("--ablation is of scenes; on pairs the recipe is cocu-ablation-cc3m")
@@ -85,13 +95,15 @@ def cocu(  # noqa: PLR0913  # every option of the command
     _run(stages, root, names, from_stage, dry_run=dry_run)
 
 
-def pixelclip(
+def pixelclip(  # noqa: PLR0913  # every option of the command
     recipe: str = "pixelclip-mini",
     *,
     data: Path | None = None,
     out: Path | None = None,
     seeds: int = 1,
     arms: str | None = None,
+    tasks: str | None = None,
+    limit: int | None = None,
     from_stage: str | None = None,
     dry_run: bool = False,
 ) -> None:
@@ -103,10 +115,21 @@ def pixelclip(
         out: folder of all results; runs/RECIPE when left out. A killed run goes on where it
             stopped.
         seeds: train CLIP and every arm this many times.
-        arms: comma-separated names of the recipe's arms, or `all`.
+        arms: comma-separated names of the recipe's arms, or `all`; of a paper's recipe those of
+            `integration/papers/pixelclip/arms.py`.
+        tasks: of a paper's recipe: comma-separated tasks of segbench; the recipe's when left out.
+        limit: of a paper's recipe: rehearse it with this many photographs and images of each task.
         from_stage: forget the results of this stage and of all after it.
-        dry_run: list the stages and whether they are up to date, and stop.
+        dry_run: list the stages and whether they are up to date, and stop; of a paper's recipe,
+            also say what the data folder lacks and what the run will take.
     """
+    check_known(recipe, PIXELCLIP_RECIPES, MASKS_RECIPES)
+    if is_masks_recipe(recipe):
+        given = Options(data, out, seeds, arms, None, tasks, limit, from_stage, dry_run)
+        run_masks_paper(recipe, given)
+        return
+    if (tasks, limit) != (None, None):
+        raise RecipeError(f"--tasks and --limit are of the paper's recipes, {recipe} is none")
     plan = load_pixelclip_recipe(recipe).with_arms(arms)
     _check_seeds(seeds)
     root = out or Path("runs") / plan.name
@@ -161,6 +184,7 @@ def groupvit(
         from_stage: forget the results of this stage and of all after it.
         dry_run: say what the data folder lacks and what the run will take, list the stages, stop.
     """
+    check_known(recipe, PAIRS_RECIPES)
     options = Options(data, out, seeds, "baseline", None, tasks, limit, from_stage, dry_run)
     run_paper(recipe, options)
 
@@ -195,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (
         RecipeError,
         DataMissingError,
+        DamagedError,
         ConceptArchiveError,
         GroupViTError,
         MaskClusterError,
@@ -203,7 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"reproduce: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:  # a full disk, a folder that cannot be written
-        print(f"reproduce: {error}", file=sys.stderr)
+        full = "; make room and run the command again" if error.errno in FULL else ""
+        print(f"reproduce: {error}{full}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("reproduce: stopped; the same command goes on from here", file=sys.stderr)

@@ -4,7 +4,7 @@ Any run can be checked: it gives its needs, each a function from the folder to a
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,8 @@ class Finding:
     pairs: int = 0
     """Of a pair set; of a missing one, those of the published run, for the plan."""
     images: int = 0
-    """Of a data set that is scored; of a missing one, those that it is published with."""
+    """Of a data set that is scored, or photographs that are trained on; of a missing one, those
+    that it is published with."""
     bytes: int = 0
     """Of a pair set, on disk."""
 
@@ -133,8 +134,8 @@ def find_pairs(recipe: PairsRecipe, name: str, root: Path) -> Finding:
     return Finding(
         name=name,
         state="short" if pairs < FEW * published else "ok",
-        found=f"{several}{_size(shards.bytes)}, {'' if exact else 'about '}{pairs:,} pairs; the "
-        f"published run had {published:,} ({(pairs - published) / published:+.1%})",
+        found=f"{several}{file_size(shards.bytes)}, {'' if exact else 'about '}{pairs:,} pairs; "
+        f"the published run had {published:,} ({(pairs - published) / published:+.1%})",
         pairs=pairs,
         bytes=shards.bytes,
     )
@@ -145,22 +146,43 @@ def _no_pairs(recipe: PairsRecipe, name: str, found: str) -> Finding:
     return Finding(name=name, state="missing", found=found, get=get, pairs=pairs)
 
 
-def find_clip(name: str, root: Path) -> Finding:
-    """Look for the CLIP that curates: open_clip's configuration and weights."""
+def find_clip(
+    name: str,
+    root: Path,
+    *,
+    title: str = "CLIP ViT-B/16",
+    get: str | None = None,
+    wanted: Mapping[str, object] | None = None,
+) -> Finding:
+    """Look for a CLIP: open_clip's configuration and weights.
+
+    Args:
+        name: folder below the data folder.
+        root: the data folder.
+        title: what it is.
+        get: how to get it; the one that curates when left out.
+        wanted: fields of `model_cfg` that the weights of this name have.
+    """
     folder = root / name
-    get = GET_CLIP.format(name=name)
+    missing = partial(
+        Finding, name=name, state="missing", get=GET_CLIP.format(name=name) if get is None else get
+    )
     weights = [file for pattern in WEIGHTS for file in folder.glob(pattern)]
     try:
         config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+        width = config["embed_dim"]
     except (OSError, ValueError, KeyError) as error:
-        found = f"CLIP ViT-B/16: no open_clip_config.json that can be read in {folder} ({error})"
-        return Finding(name=name, state="missing", found=found, get=get)
+        told = f"{title}: no open_clip_config.json that can be read in {folder} ({error})"
+        return missing(found=told)
+    for field, value in (wanted or {}).items():
+        if config.get(field, False) != value:
+            told = f"{title} has {field} {value}, {folder} has {config.get(field, False)}"
+            return missing(found=told)
     if not weights:
-        found = f"CLIP ViT-B/16: no weights in {folder}"
-        return Finding(name=name, state="missing", found=found, get=get)
+        return missing(found=f"{title}: no weights in {folder}")
     quick = "QuickGELU, as OpenAI's weights need" if config.get("quick_gelu") else "GELU"
-    size = _size(sum(file.stat().st_size for file in weights))
-    return Finding(name=name, state="ok", found=f"{size}, {config['embed_dim']} numbers, {quick}")
+    size = file_size(sum(file.stat().st_size for file in weights))
+    return Finding(name=name, state="ok", found=f"{size}, {width} numbers, {quick}")
 
 
 def find_gallery(name: str, root: Path) -> Finding:
@@ -203,7 +225,7 @@ def _no_images(name: str, kind: str, found: str) -> Finding:
     return Finding(name=name, state="missing", found=found, get=get, images=images)
 
 
-def _size(size: float) -> str:
+def file_size(size: float) -> str:
     """Bytes for people."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

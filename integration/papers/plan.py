@@ -239,7 +239,7 @@ def task_seconds(task: Task | ClassificationTask, images: int, machine: Machine)
 
 def _windows(task: Task) -> tuple[int, int]:
     """How many windows a usual picture has, and their side; a whole picture is one."""
-    height, width = PICTURES.get(str(task.dataset["kind"]), (375, 500))
+    height, width = picture_size(task)
     if task.short_px is not None:
         scale = task.short_px / min(height, width)
         height, width = round(height * scale), round(width * scale)
@@ -248,6 +248,11 @@ def _windows(task: Task) -> tuple[int, int]:
     crop, stride = task.window_px, task.stride_px
     rows, columns = (max(n - crop + stride - 1, 0) // stride + 1 for n in (height, width))
     return rows * columns, crop
+
+
+def picture_size(task: Task) -> tuple[int, int]:
+    """Usual height and width of a task's pictures."""
+    return PICTURES.get(str(task.dataset["kind"]), (375, 500))
 
 
 def _hours(seconds: float | None) -> str:

@@ -2,8 +2,9 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +17,7 @@ from integration.papers.plan import Machine, Step, describe_plan, plan_run
 from integration.papers.recipe import PairsRecipe, limited, load_pairs_recipe, train_recipe
 from integration.papers.report import heading, write_report
 from integration.papers.stages import Run, costs_of, paper_stages
-from integration.stage import describe
+from integration.stage import Stage, describe
 
 OUT = Path("runs") / "papers"
 """One folder for all papers' runs, which share stages."""
@@ -67,16 +68,23 @@ def run_paper(name: str, options: Options) -> None:
         _run(recipe, data, options, ranks, sys.stdout if ranks.leads else None)
 
 
-def _chosen(recipe: PairsRecipe, options: Options) -> PairsRecipe:
-    """The recipe with what the command line says in place of it."""
+def chosen_names(options: Options) -> dict[str, tuple[str, ...]]:
+    """Arms and tasks that the command line says in place of a recipe's; the rest is checked.
+
+    Raises:
+        RecipeError: a number out of range.
+    """
     if options.seeds < 1:
         raise RecipeError(f"--seeds must be >= 1, got {options.seeds}")
     if options.limit is not None and options.limit < 4:
         raise RecipeError(f"--limit must be >= 4, got {options.limit}")
-    given: dict[str, Any] = {}
-    for key, value in (("arms", options.arms), ("tasks", options.tasks)):
-        if value is not None:
-            given[key] = tuple(value.split(","))
+    given = (("arms", options.arms), ("tasks", options.tasks))
+    return {key: tuple(value.split(",")) for key, value in given if value is not None}
+
+
+def _chosen(recipe: PairsRecipe, options: Options) -> PairsRecipe:
+    """The recipe with what the command line says in place of it."""
+    given: dict[str, Any] = dict(chosen_names(options))
     if options.pool is not None:
         given["pool"] = options.pool
     if options.limit is not None:  # few captions name a noun often
@@ -93,13 +101,11 @@ def _run(
     seeds, rehearsal = range(options.seeds), options.limit
     configs = configs_of(recipe, seeds, findings, rehearsal, ranks)
     on = Machine.of_run(ranks.world)
-    capped = [_capped(finding, rehearsal) for finding in findings]
+    capped = [as_rehearsed(finding, rehearsal) for finding in findings]
     plan = plan_run(recipe, {a: configs[a, 0] for a in recipe.arms}, capped, seeds, on)
     out = options.out or OUT
-    if stream is not None:
-        head = heading(recipe, configs[recipe.arms[0], 0], capped, rehearsal)
-        said = [head, *describe_data(findings, data), *describe_plan(plan, on), room(plan, out)]
-        print("\n".join(said), file=stream)
+    head = heading(recipe, configs[recipe.arms[0], 0], capped, rehearsal)
+    announce(head, findings, data, plan, on, out, stream)
     require(findings, recipe.name, data)
     run = Run(
         recipe=recipe,
@@ -112,14 +118,52 @@ def _run(
         costs=costs_of(plan),
     )
     work = paper_stages(run)
+    report = partial(write_report, run, work)
+    carry_out(work.stages, work.shared, report, out, ranks, options, stream)
+
+
+def announce(
+    head: str,
+    findings: Sequence[Finding],
+    data: Path,
+    plan: Sequence[Step],
+    machine: Machine,
+    out: Path,
+    stream: TextIO | None,
+) -> None:
+    """Print what is run, the check of the data and the plan; nothing but on the first rank."""
+    if stream is not None:
+        plans = [*describe_plan(plan, machine), room(plan, out)]
+        print("\n".join([head, *describe_data(findings, data), *plans]), file=stream)
+
+
+def carry_out(
+    stages: Sequence[Stage],
+    shared: Sequence[str],
+    report: Callable[[], str],
+    out: Path,
+    ranks: Ranks,
+    options: Options,
+    stream: TextIO | None,
+) -> None:
+    """List the stages of a dry run, or run them and print the report.
+
+    Args:
+        stages: every stage after its inputs.
+        shared: names of those that all ranks run together.
+        report: writes it, and gives its text.
+        out: root of the stage folders.
+        ranks: this process among the others.
+        options: of the command line.
+        stream: where the first rank prints; None on the others.
+    """
     if options.dry_run:
         if stream is not None:
-            print("\n".join(describe(work.stages, out)), file=stream)
+            print("\n".join(describe(stages, out)), file=stream)
         return
-    again = options.from_stage
-    run_together(work.stages, work.shared, out, ranks, stream=sys.stderr, again_from=again)
+    run_together(stages, shared, out, ranks, stream=sys.stderr, again_from=options.from_stage)
     if stream is not None:
-        print(write_report(run, work), file=stream)
+        print(report(), file=stream)
 
 
 def configs_of(
@@ -154,7 +198,7 @@ def room(plan: Sequence[Step], out: Path) -> str:
     return f"disk of {out}: {free:,.0f} GB free{short}"
 
 
-def _capped(finding: Finding, limit: int | None) -> Finding:
+def as_rehearsed(finding: Finding, limit: int | None) -> Finding:
     """A finding as a rehearsal sees it."""
     if limit is None:
         return finding

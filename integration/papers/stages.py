@@ -20,10 +20,9 @@ from integration.papers.launch import Ranks
 from integration.papers.pairs import Shards, find_set, write_index, write_sample
 from integration.papers.plan import Step, archives_of
 from integration.papers.recipe import PairsRecipe
-from integration.papers.scoring import score
+from integration.papers.scoring import Scorer
 from integration.papers.training import train_pairs
 from integration.stage import Stage
-from segbench import ClassificationTask, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,8 @@ def paper_stages(run: Run) -> Work:
     trained = {
         (arm, seed): _train(run, arm, seed, index, archives, paths) for arm, seed in run.configs
     }
-    scores = {key: _scores(run, *key, stage) for key, stage in trained.items()}
+    scorer = Scorer(run.data, run.limit, run.ranks)
+    scores = {key: _scores(run, *key, stage, scorer) for key, stage in trained.items()}
     judged = [stage for each in scores.values() for stage in each.values()]
     after = [stage for key in trained for stage in (trained[key], *scores[key].values())]
     shared = [s.name for s in (*before, *archives.values()) if s.name != "vocabulary"]
@@ -221,31 +221,19 @@ def _train(
     )
 
 
-def _scores(run: Run, arm: str, seed: int, trained: Stage) -> dict[str, Stage]:
+def _scores(run: Run, arm: str, seed: int, trained: Stage, scorer: Scorer) -> dict[str, Stage]:
     """Evaluations of a model, by task."""
-    tasks = run.recipe.load_tasks()
-    return {task.id: _score(run, arm, seed, trained, task, len(tasks)) for task in tasks}
-
-
-def _score(
-    run: Run, arm: str, seed: int, trained: Stage, task: Task | ClassificationTask, among: int
-) -> Stage:
-    name = f"evaluate-{arm}-{seed}"
-    return Stage(
-        name=f"{name}-{task.id.replace('@', '-')}",
-        settings={"task": task.hash, "images": run.images[task.id], "limit": run.limit},
-        inputs=(trained,),
-        run=partial(
-            score,
-            task,
-            trained.folder(run.out),
-            f"{arm}-{seed}",
-            run.data,
-            run.limit,
-            run.ranks,
-        ),
-        cost=run.costs[name] / among,
-    )
+    name, tasks = f"evaluate-{arm}-{seed}", run.recipe.load_tasks()
+    return {
+        task.id: Stage(
+            name=f"{name}-{task.id.replace('@', '-')}",
+            settings={"task": task.hash, "images": run.images[task.id], "limit": run.limit},
+            inputs=(trained,),
+            run=partial(scorer.score, task, trained.folder(run.out), f"{arm}-{seed}"),
+            cost=run.costs[name] / len(tasks),
+        )
+        for task in tasks
+    }
 
 
 def _hash(path: Path) -> str:

@@ -91,12 +91,12 @@ def comparison(
 def _columns(tasks: Sequence[Task | ClassificationTask]) -> dict[str, str]:
     """Key and heading of every column; the average follows the segmentation tasks."""
     segmented = [task.id for task in tasks if isinstance(task, Task)]
-    columns = {name: name.replace("@cocu", "") for name in segmented}
+    columns = {name: name.split("@")[0] for name in segmented}
     if len(segmented) > 1:
         columns[MEAN] = MEAN
     for task in tasks:
         if isinstance(task, ClassificationTask):
-            name = task.id.replace("@cocu", "")
+            name = task.id.split("@")[0]
             columns |= {task.id: f"{name} Acc@1", task.id + TOP_5: f"{name} Acc@5"}
     return columns
 

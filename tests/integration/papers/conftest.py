@@ -17,6 +17,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco
 from safetensors.torch import save_file
 
 THINGS = ("dog", "cat", "horse", "car", "boat", "tree", "chair", "bird")
@@ -113,6 +114,63 @@ def write_clip(folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(described))
 
 
+SMALL_CLIP: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 32, "layers": 2, "width": 24, "patch_size": 8, "head_width": 12,
+    },
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}  # fmt: skip
+
+
+def write_small_clip(folder: Path) -> None:
+    """A ViT of two blocks in the same layout, for what does not hang on size."""
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**SMALL_CLIP)
+    folder.mkdir(parents=True)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    described = {
+        "model_cfg": SMALL_CLIP, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3},
+    }  # fmt: skip
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+
+
+def write_sa1b(root: Path, archives: int = 2, photos: int = 3) -> None:
+    """`sa_000020/sa_223750.jpg` and `.json` beside it, as the archives are unpacked."""
+    for archive in range(archives):
+        for place in range(photos):
+            number = archive * photos + place
+            path = root / f"sa_{20 + archive:06d}" / f"sa_{223750 + number}.jpg"
+            save(path, picture(72, 56, number))
+            path.with_suffix(".json").write_text(json.dumps(sa1b_masks(path.name, number)))
+
+
+def sa1b_masks(name: str, number: int) -> dict[str, Any]:
+    """Four quarters and a square over them, run lengths by pycocotools."""
+    masks = np.zeros((5, 56, 72), np.uint8)
+    masks[0, :28, :36] = masks[1, :28, 36:] = masks[2, 28:, :36] = masks[3, 28:, 36:] = 1
+    masks[4, 10:40, 8 + number : 40 + number] = 1
+    rows = []
+    for at, mask in enumerate(masks):
+        runs = coco.encode(np.asfortranarray(mask))
+        segmentation = {"size": [56, 72], "counts": runs["counts"].decode()}
+        rows.append(
+            {
+                "id": 5 * number + at,
+                "segmentation": segmentation,
+                "bbox": [int(each) for each in coco.toBbox(runs)],
+                "area": int(mask.sum()),
+                "predicted_iou": 0.95,
+                "stability_score": 0.97,
+                "crop_box": [0, 0, 72, 56],
+                "point_coords": [[20.5, 20.5]],
+            }
+        )
+    image = {"image_id": number, "width": 72, "height": 56, "file_name": name}
+    return {"image": image, "annotations": rows}
+
+
 Labels = npt.NDArray[np.integer]
 
 
@@ -173,6 +231,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pairs(folder)
     write_benchmarks(folder)
     write_clip(folder / "clip-vit-b-16")
+    write_small_clip(folder / "clip-small")
     return folder
 
 
@@ -187,4 +246,14 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     described = {"model_cfg": {"embed_dim": 512, "quick_gelu": True}}
     (clip / "open_clip_config.json").write_text(json.dumps(described))
     (clip / "open_clip_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of PixelCLIP's runs with a small CLIP, quick to make."""
+    folder = tmp_path_factory.mktemp("photographs")
+    write_sa1b(folder / "sa1b")
+    write_benchmarks(folder)
+    write_small_clip(folder / "clip-small")
     return folder

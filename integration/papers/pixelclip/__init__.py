@@ -1,0 +1,1 @@
+"""PixelCLIP at its published size: SA-1B, the true CLIP towers, the paper's tables."""
