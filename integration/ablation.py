@@ -10,28 +10,25 @@ show mIoU against steps.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from conceptarchive import Embeddings, Vocabulary, embed, find_shards
-from groupvit import GroupViTSegmenter, TrainConfig, load_model
-from integration.ablation_report import Arm, write_ablation
+from integration.ablation_report import write_ablation
 from integration.cocu import arm_stages, open_encoder, scenes_stages, scenes_task
+from integration.concept_pages import ARCHIVES, CONCEPTS, archive_section, overlay_section
 from integration.curations import CURATIONS, LADDER, Curation, check_arms
+from integration.progress import ArmRun
 from integration.recipe import Recipe
 from integration.stage import Stage, write_text
 from integration.study import build, judge, study_settings
-from integration.wiring import as_sets, best_device, read_truth
-from segbench import Task, evaluate, open_dataset
+from integration.wiring import as_sets, read_truth
+from segbench import Task, open_dataset
 
 POINTS = 6
 """Checkpoints of a run that are scored, at equal distances."""
-
-POINT_IMAGES = 60
-"""Images that each of them is scored on, at most."""
 
 SHARED = ("pairs", "curator-pairs", "clip", "embed", "archive")
 """Stages of `cocu` that the ablation begins with."""
@@ -70,21 +67,38 @@ def ablation_stages(
         for seed in seeds
         for arm in chosen
     }
-    trained = [stage for run in runs.values() for stage in (run.train, run.evaluate, run.points)]
+    trained = [stage for run in runs.values() for stage in run if stage is not None]
     report = Stage(
         name="ablation",
         settings={"recipe": recipe.name, "summary": recipe.summary},
         inputs=(study, *trained),
-        run=lambda folder: write_ablation(folder, recipe, runs, study=study, out=out),
+        run=lambda folder: write_ablation(
+            folder,
+            recipe,
+            runs,
+            study=study,
+            out=out,
+            pictures=_pictures(shared, runs, task, min(seeds), out),
+        ),
         cost=recipe.costs.get("report", 1),
     )
     return [*shared.values(), other, *archives.values(), study, *trained, report]
 
 
-def with_points(train: TrainConfig) -> TrainConfig:
-    """The same training, with `POINTS` checkpoints that are kept."""
-    every = math.ceil(train.optim.total_steps / POINTS)
-    return replace(train, checkpoint_every=every, checkpoints=POINTS)
+def _pictures(
+    shared: Mapping[str, Stage],
+    runs: Mapping[tuple[str, int], ArmRun],
+    task: Task,
+    seed: int,
+    out: Path,
+) -> dict[str, list[str]]:
+    """Pairs of the recipe's archive, and what the arms of a seed see in pictures; by heading."""
+    curated = shared["archive"].folder(out)
+    trained = {arm: run.train.folder(out) for (arm, of), run in runs.items() if of == seed}
+    return {
+        ARCHIVES: [archive_section(shared["pairs"].folder(out), curated)],
+        CONCEPTS: [overlay_section(trained, task, None, curated)],
+    }
 
 
 def _other_pool(recipe: Recipe, shared: Mapping[str, Stage], out: Path) -> Stage:
@@ -179,32 +193,11 @@ def _arm(
     archives: Mapping[str, Stage],
     task: Task,
     out: Path,
-) -> Arm:
+) -> ArmRun:
     """Training, evaluation and scored checkpoints of one arm with one seed."""
-    plan = replace(recipe, train=with_points(recipe.train))
+    plan = replace(recipe, evaluate=replace(recipe.evaluate, points=POINTS))
     archive = pairs  # read by arms with an archive alone
     if arm in CURATIONS:
         plan = CURATIONS[arm].applied(plan)
         archive = archives[CURATIONS[arm].archive_name(recipe)]
-    trained, judged = arm_stages(plan, out, pairs, archive, task, None, arm, seed)
-    few = task.with_dataset(count=min(POINT_IMAGES, recipe.scenes.val))
-    points = Stage(
-        name=f"points-{arm}-{seed}",
-        settings={"task": few.hash},
-        inputs=(trained,),
-        run=partial(score_checkpoints, trained.folder(out), few),
-        cost=recipe.costs.get("evaluate", 1),
-    )
-    return Arm(trained, judged, points)
-
-
-def score_checkpoints(run: Path, task: Task, folder: Path) -> None:
-    """Write `points.json`: mIoU of every checkpoint of a run that is kept, by step."""
-    device = best_device()
-    found = {}
-    for checkpoint in sorted(run.glob("checkpoint-*")):
-        model = load_model(checkpoint).to(device)
-        segmenter = GroupViTSegmenter(model, name=checkpoint.name, precision="float32")
-        step = int(checkpoint.name.removeprefix("checkpoint-"))
-        found[step] = evaluate(segmenter, task, device=device).miou
-    write_text(folder / "points.json", json.dumps(found, indent=1))
+    return arm_stages(plan, out, pairs, archive, task, None, arm, seed)

@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from integration import figures
 from integration.curations import CURATIONS, LADDER, MODELS
 from integration.draws import EPOCHS
+from integration.pages import figure_tag, html_tables, write_page
+from integration.progress import ArmRun, Curve, curve, last_loss, read_log
 from integration.provenance import commit, machine
 from integration.recipe import Recipe
-from integration.results import Spread, last_loss, read_log, spread, table
+from integration.results import Spread, seconds_table, spread, table
 from integration.stage import Stage, with_inputs, write_text
 from integration.study import K
 
@@ -24,23 +26,16 @@ T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 taken, which is a little too wide."""
 
 
-class Arm(NamedTuple):
-    """Stages of one arm with one seed."""
-
-    train: Stage
-    evaluate: Stage
-    points: Stage
-
-
 def write_ablation(
     folder: Path,
     recipe: Recipe,
-    runs: Mapping[tuple[str, int], Arm],
+    runs: Mapping[tuple[str, int], ArmRun],
     *,
     study: Stage,
     out: Path,
+    pictures: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write `ablation.json`, `ablation.md`, `ablation.png` and, of what trained, `convergence.png`.
+    """Write `ablation.json`, `.md`, `.html` and `.png` and, of what trained, `convergence.png`.
 
     Args:
         folder: where they go.
@@ -48,17 +43,32 @@ def write_ablation(
         runs: stages by (arm, seed); none where nothing is trained.
         study: stage of the archives' quality.
         out: root of the stage folders.
+        pictures: further parts of the page in HTML, by heading.
     """
     found = gather_ablation(recipe, runs, study=study, out=out)
     write_text(folder / "ablation.json", json.dumps(found, indent=1))
     write_text(folder / "ablation.md", markdown(found))
-    figures.save(ladder_figure(found), folder / "ablation.png")
+    drawn = {"ablation.png": ladder_figure(found)}
     if runs:
-        figures.save(figures.convergence(found["convergence"]), folder / "convergence.png")
+        drawn["convergence.png"] = figures.convergence(found["convergence"])
+    for name, figure in drawn.items():
+        figures.save(figure, folder / name)
+    write_page(
+        folder / "ablation.html",
+        title=f"Ablation of CoCu: recipe {recipe.name}",
+        summary=recipe.summary,
+        command=found["command"],
+        sections={
+            "": [html_tables(tables(found))],
+            "Figures": [figure_tag(figures.png_file(folder / name)) for name in drawn],
+            **pictures,
+            "Time": [html_tables(seconds_table(found["seconds"]))],
+        },
+    )
 
 
 def gather_ablation(
-    recipe: Recipe, runs: Mapping[tuple[str, int], Arm], *, study: Stage, out: Path
+    recipe: Recipe, runs: Mapping[tuple[str, int], ArmRun], *, study: Stage, out: Path
 ) -> dict[str, Any]:
     """All numbers, as plain values: what `ablation.json` holds."""
     seeds = sorted({seed for _, seed in runs})
@@ -66,7 +76,7 @@ def gather_ablation(
     of_arm = {arm: [runs[arm, seed] for seed in seeds] for arm in arms}
     metrics = {arm: _metrics(of_arm[arm], out) for arm in arms}
     judged = json.loads((study.folder(out) / "study.json").read_text())
-    stages = with_inputs([study, *(stage for run in runs.values() for stage in run)])
+    stages = with_inputs([study, *(stage for run in runs.values() for stage in run if stage)])
     return {
         "recipe": recipe.name,
         "command": f"python -m integration.reproduce cocu --ablation --recipe {recipe.name} "
@@ -85,7 +95,7 @@ def gather_ablation(
     }
 
 
-def _metrics(runs: Sequence[Arm], out: Path) -> dict[str, list[float]]:
+def _metrics(runs: Sequence[ArmRun], out: Path) -> dict[str, list[float]]:
     """Every metric of an arm, a value a seed; and the mean loss over the last tenth of the log."""
     found: dict[str, list[float]] = {}
     for run in runs:
@@ -97,21 +107,9 @@ def _metrics(runs: Sequence[Arm], out: Path) -> dict[str, list[float]]:
     return found
 
 
-def _curves(runs: Sequence[Arm], out: Path) -> list[dict[str, Any]]:
+def _curves(runs: Sequence[ArmRun], out: Path) -> list[Curve]:
     """Losses and mIoU against steps, an entry a seed."""
-    curves = []
-    for run in runs:
-        log = read_log(run.train.folder(out))
-        points = json.loads((run.points.folder(out) / "points.json").read_text())
-        curves.append(
-            {
-                "step": [line["step"] for line in log],
-                "loss": [line["loss"] for line in log],
-                "point": [int(step) for step in points],
-                "miou": [*points.values()],
-            }
-        )
-    return curves
+    return [curve(run.train.folder(out), run.points.folder(out)) for run in runs if run.points]
 
 
 class Gain(NamedTuple):
@@ -166,10 +164,14 @@ def about(arm: str) -> str:
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """The tables, and what is in them."""
+    """What `ablation.md` holds."""
+    head = f"# Ablation of CoCu: recipe {found['recipe']}\n\n`{found['command']}`"
+    return f"{head}\n\n{tables(found)}\n"
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """Paragraphs and tables in Markdown."""
     parts = [
-        f"# Ablation of CoCu: recipe {found['recipe']}",
-        f"`{found['command']}`",
         f"R@{K}, with a 95 % interval over pairs: share of the concepts that a caption leaves out "
         f"which are among the first {K} new ones of its archive. `right` and `new`: shares of the "
         "concepts drawn in training that the image shows, and that it shows and the caption leaves "
@@ -182,7 +184,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         "Settings, judged without training.",
         settings_table(found),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def _trained(found: Mapping[str, Any]) -> tuple[str, str]:

@@ -7,7 +7,6 @@ come from. `baseline` draws nouns and verbs of the caption (GroupViT), `cocu` dr
 archive, `upper-bound` from the classes that are really there.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,10 +18,18 @@ from conceptarchive import Embeddings, OpenClipEncoder, embed, find_shards
 from integration.arms import draws_from_archive, evaluate_arm, train_arm
 from integration.curation import curate, mine
 from integration.curator import train_curator
+from integration.progress import ArmRun, points_stage, with_points
 from integration.recipe import Recipe
 from integration.report import write_report
-from integration.stage import Stage, file_sizes, write_text
-from integration.wiring import DATASET, as_sets, best_device, read_truth, write_truth
+from integration.stage import Stage, write_text
+from integration.wiring import (
+    DATASET,
+    as_sets,
+    best_device,
+    fingerprint_scored,
+    read_truth,
+    write_truth,
+)
 from segbench import ScenesDataset, Task, caption_gap, load_task, write_pairs
 
 SHARD = 1000
@@ -116,7 +123,7 @@ def train_and_score(
     """
     of_arm = partial(arm_stages, recipe, out, pairs, archive, task, data)
     runs = {(arm, seed): of_arm(arm, seed) for seed in seeds for arm in recipe.arms}
-    stages = [stage for both in runs.values() for stage in both]
+    stages = [stage for run in runs.values() for stage in run if stage is not None]
     report = Stage(
         name="report",
         settings={"recipe": recipe.name, "summary": recipe.summary},
@@ -138,8 +145,8 @@ def arm_stages(
     data: Path | None,
     arm: str,
     seed: int,
-) -> tuple[Stage, Stage]:
-    """Training and evaluation of one arm with one seed.
+) -> ArmRun:
+    """Training, evaluation and, if wanted, scored checkpoints of one arm with one seed.
 
     Args:
         recipe: of the arm; the sampling is read by arms that draw from an archive alone.
@@ -151,7 +158,9 @@ def arm_stages(
         arm: `baseline`, `upper-bound`, or any other name: it draws from the archive.
         seed: of the training.
     """
-    curated = draws_from_archive(arm)
+    curated, points = draws_from_archive(arm), recipe.evaluate.points
+    if points:
+        recipe = replace(recipe, train=with_points(recipe.train, points))
     trained = Stage(
         name=f"train-{arm}-{seed}",
         settings={
@@ -164,7 +173,7 @@ def arm_stages(
         run=partial(train_arm, recipe, arm, seed, pairs.folder(out), archive.folder(out)),
         cost=recipe.costs.get("train", 1),
     )
-    files = {} if data is None else {"files": _fingerprint_files(task, data)}
+    files = {} if data is None else {"files": fingerprint_scored(task, data)}
     judged = Stage(
         name=f"evaluate-{arm}-{seed}",
         settings={"task": task.hash, "overlays": recipe.evaluate.overlays, **files},
@@ -172,13 +181,8 @@ def arm_stages(
         run=partial(evaluate_arm, recipe, arm, seed, trained.folder(out), task, data),
         cost=recipe.costs.get("evaluate", 1),
     )
-    return trained, judged
-
-
-def _fingerprint_files(task: Task, data: Path) -> str:
-    """Hash of the names and sizes of a task's files, so that other data are another evaluation."""
-    listing = file_sizes(data / str(task.dataset.get("folder", "")))
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    scored = points_stage(recipe, f"{arm}-{seed}", trained, task, out) if points else None
+    return ArmRun(trained, judged, scored)
 
 
 def _draw_pairs(dataset: ScenesDataset, workers: int, folder: Path) -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from conceptarchive import ConceptArchive, Pair, find_shards, read_pairs
-from integration.results import read_log
+from integration.progress import Curve, read_log
 from segbench import Segmenter, Task, open_dataset, overlay, predict_labels, task_bank
 
 COLOURS = {
@@ -23,7 +24,15 @@ COLOURS = {
 }  # fmt: skip
 THUMBNAIL_PX = 144
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is decoded of pairs, whatever a file's name says: as conceptarchive does."""
+
+STRIP_PX = 320
+"""Longer side of pictures in a strip, or a little less."""
+
 UInt8Image = npt.NDArray[np.uint8]
+
+Pixel = TypeVar("Pixel", np.uint8, np.int32)
 
 
 def png_data(image: Image.Image | Figure) -> str:
@@ -34,7 +43,16 @@ def png_data(image: Image.Image | Figure) -> str:
         image.savefig(content, format="png", dpi=110, bbox_inches="tight")
     else:
         image.save(content, "PNG")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    return _address(content.getvalue())
+
+
+def png_file(path: Path) -> str:
+    """A PNG as the address of an HTML <img>, byte for byte."""
+    return _address(path.read_bytes())
+
+
+def _address(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def loss_curves(logs: Mapping[str, Sequence[Path]]) -> Figure:
@@ -62,10 +80,6 @@ def loss_curves(logs: Mapping[str, Sequence[Path]]) -> Figure:
             axis.grid(alpha=0.3)
             axis.legend()
     return figure
-
-
-Curve = Mapping[str, Sequence[float]]
-"""Of one run: `step` and `loss`, `point` and `miou`, each two of equal lengths."""
 
 
 def convergence(curves: Mapping[str, Sequence[Curve]]) -> Figure:
@@ -146,7 +160,7 @@ def pick_pairs(folder: Path, dataset: str, wanted: set[str]) -> dict[str, Pair]:
 def thumbnail(pair: Pair) -> str:
     """A pair's image at a size to look at, as an <img> address."""
     assert pair.image is not None
-    image = Image.open(io.BytesIO(pair.image)).convert("RGB")
+    image = Image.open(io.BytesIO(pair.image), formats=FORMATS).convert("RGB")
     scale = THUMBNAIL_PX / max(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     smooth = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
@@ -200,7 +214,7 @@ class Predictions:
     ) -> tuple[UInt8Image, npt.NDArray[np.int32], dict[str, npt.NDArray[np.int64]]]:
         """Image (H, W, 3), truth (H, W) and each arm's label map (H, W)."""
         example = self.dataset[index]
-        pixels = torch.from_numpy(example.image).permute(2, 0, 1).float() / 255  # (3, H, W)
+        pixels = torch.tensor(example.image).permute(2, 0, 1).float() / 255  # (3, H, W)
         maps = {
             arm: predict_labels(segmenter, pixels, self._banks[arm], self.task, self.dataset.names)
             .cpu()
@@ -232,15 +246,24 @@ def concept_strip(
 def label_strip(
     image: UInt8Image, maps: Mapping[str, npt.NDArray[np.integer]], names: Sequence[str]
 ) -> Figure:
-    """Whole label maps with legends, side by side."""
+    """Whole label maps with legends, side by side.
+
+    Small pictures are enlarged and photographs shrunk by whole numbers: legends are of one size.
+    """
     figure = Figure(figsize=(3.0 * len(maps), 2.9))
     axes = np.atleast_1d(figure.subplots(1, len(maps)))
-    side = max(image.shape[:2])
-    scale = max(1, 320 // side)
-    big = np.repeat(np.repeat(image, scale, 0), scale, 1)
+    shown = _at_a_size(image)
     for axis, (name, labels) in zip(axes, maps.items(), strict=True):
-        grown = np.repeat(np.repeat(labels.astype(np.int32), scale, 0), scale, 1)
-        axis.imshow(overlay(big, grown, names))
+        axis.imshow(overlay(shown, _at_a_size(labels.astype(np.int32)), names))
         axis.set_title(name, fontsize=9)
         axis.axis("off")
     return figure
+
+
+def _at_a_size(picture: npt.NDArray[Pixel]) -> npt.NDArray[Pixel]:
+    """A (H, W, ...) picture whose longer side is near `STRIP_PX`, by whole pixels."""
+    side = max(picture.shape[:2])
+    every = -(-side // STRIP_PX)
+    few: npt.NDArray[Pixel] = picture[::every, ::every]
+    scale = max(1, STRIP_PX // side)
+    return few.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from integration.progress import ArmRun, Curve, Log, curve, last_loss, read_log, speed
 from integration.stage import Stage, with_inputs
 
 SHOWN = {
@@ -61,6 +62,10 @@ class Outcome:
     """Share of present classes that captions name."""
     seconds: Mapping[str, float]
     """By stage."""
+    speed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Images a second of training by arm, and `mfu` where the peak of a GPU is known."""
+    convergence: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
+    """Loss and mIoU against steps by arm, one a seed, where checkpoints are scored."""
 
 
 def gather(
@@ -68,37 +73,31 @@ def gather(
     *,
     pairs: Stage,
     archive: Stage,
-    runs: Mapping[tuple[str, int], tuple[Stage, Stage]],
+    runs: Mapping[tuple[str, int], ArmRun],
 ) -> Outcome:
     """Read what the stages left."""
     metrics: dict[str, dict[str, list[float]]] = {}
-    losses: dict[str, list[float]] = {}
-    for (arm, _), (trained, judged) in runs.items():
-        summary = json.loads((judged.folder(out) / "summary.json").read_text())
+    logs: dict[str, list[Log]] = {}
+    curves: dict[str, list[Curve]] = {}
+    for (arm, _), run in runs.items():
+        summary = json.loads((run.evaluate.folder(out) / "summary.json").read_text())
         for name, value in summary.items():
             if isinstance(value, int | float):
                 metrics.setdefault(arm, {}).setdefault(name, []).append(float(value))
-        losses.setdefault(arm, []).append(last_loss(read_log(trained.folder(out))))
+        logs.setdefault(arm, []).append(read_log(run.train.folder(out)))
+        if run.points is not None:
+            curves.setdefault(arm, []).append(curve(run.train.folder(out), run.points.folder(out)))
     gap = pairs.folder(out) / "gap.json"
-    used = [pairs, archive, *(stage for both in runs.values() for stage in both)]
+    used = [pairs, archive, *(stage for run in runs.values() for stage in run if stage)]
     return Outcome(
         metrics=metrics,
-        losses={arm: spread(values).mean for arm, values in losses.items()},
+        losses={arm: spread([*map(last_loss, each)]).mean for arm, each in logs.items()},
         quality=json.loads((archive.folder(out) / "quality.json").read_text()),
         gap=json.loads(gap.read_text()) if gap.exists() else None,
         seconds={stage.name: stage.seconds(out) or 0.0 for stage in with_inputs(used)},
+        speed={arm: speed(each) for arm, each in logs.items()},
+        convergence=curves,
     )
-
-
-def read_log(run: Path) -> list[dict[str, float]]:
-    """Lines of a training log."""
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
-def last_loss(log: Sequence[Mapping[str, float]]) -> float:
-    """Mean loss over the last tenth of the log."""
-    tail = log[-max(len(log) // 10, 1) :]
-    return sum(line["loss"] for line in tail) / len(tail)
 
 
 def markdown(outcome: Outcome) -> str:
@@ -112,6 +111,8 @@ def markdown(outcome: Outcome) -> str:
             f"that can be seen ({gap['all']:.0%} of all), and {gap['false']:.0%} of what they name "
             "is not there.",
         )
+    if any(outcome.speed.values()):
+        parts.append(speed_table(outcome.speed))
     parts.append(seconds_table(outcome.seconds))
     return "\n\n".join(parts) + "\n"
 
@@ -146,6 +147,15 @@ def quality_table(quality: Mapping[str, Any]) -> str:
         f"caption ({first['pairs_with_missing']} of {first['pairs']} pairs miss one; captions name "
         f"{first['named']:.0%} of what is present).\n\n" + table(rows)
     )
+
+
+def speed_table(speeds: Mapping[str, Mapping[str, float]]) -> str:
+    """Images a second of training, and the share of a GPU's peak where it is known."""
+    rows = [["arm", "images / s", "MFU"]]
+    for arm, rates in speeds.items():
+        share = f"{rates['mfu']:.3f}" if "mfu" in rates else ""
+        rows.append([arm, f"{rates['images_per_s']:.0f}" if rates else "", share])
+    return "Training, medians of the log.\n\n" + table(rows)
 
 
 def seconds_table(seconds: Mapping[str, float]) -> str:

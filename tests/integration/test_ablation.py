@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from integration import figures
-from integration.ablation import POINTS, ablation_stages, with_points
+from integration.ablation import POINTS, ablation_stages
 from integration.ablation_report import (
     about,
     arms_table,
@@ -23,6 +23,7 @@ from integration.ablation_report import (
 )
 from integration.cocu import scenes_stages
 from integration.curations import CURATIONS, LADDER
+from integration.progress import Curve, with_points
 from integration.recipe import Recipe, load_recipe
 from integration.reproduce import ABLATION, main
 from integration.stage import Stage
@@ -117,6 +118,16 @@ def test_reports_lie_where_they_are_looked_for(whole: Path) -> None:
     text = (whole / "ablation.md").read_text(encoding="utf-8")
     assert "| #4: vision-driven, eqs. 6-8, cluster-guided | " in text
     assert "| baseline to #4 | " in text
+    page = (whole / "ablation.html").read_text(encoding="utf-8")
+    command = json.loads((whole / "ablation.json").read_text())["command"]
+    assert f"<pre>{command}</pre>" in page
+    figures, rest = page.split("<h2>Archives and their witnesses</h2>")
+    archives, overlays = rest.split("<h2>A concept that captions rarely name")
+    assert figures.count("<img") == 2
+    assert archives.count('<div class="pair">') > 1
+    assert 2 <= overlays.count("<img") <= 6
+    for part in ("<th>setting</th>", "Seconds per stage.", "<h2>Environment</h2>"):
+        assert part in page
     assert not list(whole.glob("*.tmp"))
 
 
@@ -164,7 +175,7 @@ def test_seeds_share_archives_and_run_one_after_the_other(tiny: Path) -> None:
 def test_points_are_evenly_spaced_and_all_are_kept(tiny: Path, total: int, every: int) -> None:
     train = load_recipe(str(tiny)).train
     train = replace(train, optim=replace(train.optim, total_steps=total))
-    kept = with_points(train)
+    kept = with_points(train, POINTS)
     assert (kept.checkpoint_every, kept.checkpoints) == (every, POINTS)
     assert -(-total // every) <= kept.checkpoints  # the last step's counted
     assert replace(kept, checkpoint_every=2, checkpoints=2) == train
@@ -313,7 +324,7 @@ def test_arms_have_words() -> None:
 
 
 def test_convergence_has_a_line_for_every_seed() -> None:
-    curve: figures.Curve = {"step": [1, 2], "loss": [3.0, 2.0], "point": [2], "miou": [0.5]}
+    curve: Curve = {"step": [1, 2], "loss": [3.0, 2.0], "point": [2], "miou": [0.5]}
     axes = figures.convergence({"baseline": [curve, curve], "model-4": [curve]}).axes
     assert [axis.get_title() for axis in axes] == ["training loss", "mIoU"]
     assert [len(axis.lines) for axis in axes] == [3, 3]

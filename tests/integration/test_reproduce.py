@@ -1,5 +1,6 @@
 """The whole system at a tiny scale: twice alike, killed and resumed alike, errors in one line."""
 
+import errno
 import json
 import os
 import re
@@ -84,6 +85,19 @@ def test_arms_differ_in_what_they_learn(whole: Path) -> None:
     assert all(torch.isfinite(torch.tensor(loss)) for loss in losses.values())
 
 
+def test_checkpoints_on_the_way_are_scored_if_wanted(tiny: Path, copy: Path) -> None:
+    assert "Loss and mIoU against steps" not in (copy / "report.html").read_text()
+    recipe = copy.parent / "tiny.toml"
+    recipe.write_text(tiny.read_text().replace("overlays = 1", "overlays = 1\npoints = 2"))
+    assert reproduce(recipe, copy, "--arms", "cocu") == 0
+    found = results(copy)
+    (curve,) = found["convergence"]["cocu"]
+    assert curve["point"] == [4, 8]
+    assert all(0 <= miou <= 1 for miou in curve["miou"])
+    assert found["speed"]["cocu"]["images_per_s"] > 0
+    assert "Loss and mIoU against steps" in (copy / "report.html").read_text()
+
+
 @pytest.mark.slow
 def test_two_runs_in_different_folders_give_equal_numbers(
     tiny: Path, whole: Path, tmp_path: Path
@@ -146,6 +160,53 @@ def test_a_run_that_was_killed_in_training_goes_on_to_equal_numbers(
     assert steps == [2, 4, 6, 8]
 
 
+@pytest.mark.parametrize(
+    ("stage", "file", "following"),
+    [
+        ("pairs", "00000.tar", "curator-pairs"),
+        ("clip", "open_clip_model.safetensors", "embed"),
+        ("embed", "img_emb/img_emb_00000.npy", "archive"),
+        ("archive", "archive/archive-00000.arrow", "train-baseline-0"),
+        ("train-cocu-0", "checkpoint-00000008/model.safetensors", "evaluate-cocu-0"),
+        ("evaluate-cocu-0", "summary.json", "report"),
+        ("report", "report.html", None),
+    ],
+)
+def test_a_damaged_file_is_named_before_anything_reads_it(
+    tiny: Path,
+    copy: Path,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    file: str,
+    following: str | None,
+) -> None:
+    (path,) = (copy / "stages").glob(f"{stage}-{'[0-9a-f]' * 10}/{file}")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert reproduce(tiny, copy, *([] if following is None else ["--from", following])) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"reproduce: {path}: is not as it was written")
+    assert said.endswith(f"; run again with --from {stage}\n")
+    assert said.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_that_says_what_to_do(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cocu, "write_pairs", full)
+    assert reproduce(tiny, tmp_path / "out") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("reproduce: [Errno 28] No space left on device")
+    assert last.endswith("; make room and run the command again")
+
+
 def test_report_shows_curves_archives_and_overlays(whole: Path) -> None:
     page = (whole / "report.html").read_text(encoding="utf-8")
     curves, rest = page.split("<h2>Archives and their witnesses</h2>")
@@ -157,6 +218,10 @@ def test_report_shows_curves_archives_and_overlays(whole: Path) -> None:
     sources = re.findall(r'<img src="([^"]{30})', page)
     assert len(sources) == page.count("<img")
     assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert f"<pre>{results(whole)['command']}</pre>" in page
+    environment = page.partition("<h2>Environment</h2>")[2]
+    assert f"<tr><td>torch</td><td>{torch.__version__}</td></tr>" in environment
+    assert "Seconds per stage." in page
     assert "<script" not in page
     assert "http" not in page.split("</style>")[1]
 

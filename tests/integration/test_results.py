@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from integration.progress import ArmRun, last_loss
 from integration.provenance import machine
 from integration.results import (
     Outcome,
     arms_table,
     gather,
-    last_loss,
     markdown,
     paired_gain,
     quality_table,
@@ -133,7 +133,8 @@ def test_gather_reads_what_stages_left(tmp_path: Path) -> None:
     for seed, miou in enumerate((0.5, 0.75)):
         trained = made(f"train-{seed}", archive, log='{"step": 1, "loss": 3.0}\n')
         summary = json.dumps({"miou": miou, "absent": None})
-        runs["cocu", seed] = (trained, made(f"evaluate-{seed}", trained, summary=summary))
+        judged = made(f"evaluate-{seed}", trained, summary=summary)
+        runs["cocu", seed] = ArmRun(trained, judged, None)
     outcome = gather(tmp_path, pairs=pairs, archive=archive, runs=runs)
     assert outcome.metrics == {"cocu": {"miou": [0.5, 0.75]}}
     assert outcome.losses == {"cocu": 3.0}
