@@ -64,7 +64,7 @@ def photo_stages(recipe: Recipe, seeds: Sequence[int], out: Path, data: Path | N
     pairs = Stage(
         name="pairs",
         settings=settings,
-        run=partial(_write_pairs, recipe, data),
+        run=partial(write_photo_pairs, recipe, data),
         cost=recipe.costs.get("pairs", 1),
     )
     archive = Stage(
@@ -81,7 +81,7 @@ def read_photos(data: Path) -> list[Photo]:
     """Photographs that have both captions and an image feature, sorted by file name.
 
     Raises:
-        DataMissingError: feature rows do not match their table.
+        DataMissingError: features cannot be read, or their rows do not match their table.
     """
     captions: dict[str, dict[int, str]] = {}
     for name in ("captions_train.tsv", "captions_val.tsv"):
@@ -89,7 +89,7 @@ def read_photos(data: Path) -> list[Photo]:
             captions.setdefault(row["image"], {})[int(row["caption_id"])] = row["caption"]
     features = data / "clip_vitb32_features"
     table = _rows(features / "flickr8k_image_features.tsv")
-    values = _unit(np.load(features / "flickr8k_image_features.npy"))  # (n, 512)
+    values = _unit(_read_array(features / "flickr8k_image_features.npy"))  # (n, 512)
     if len(values) != len(table):
         raise DataMissingError(
             f"{features}/flickr8k_image_features: {len(values)} rows of features and {len(table)} "
@@ -124,13 +124,13 @@ def read_concepts(data: Path) -> tuple[list[str], FloatArray]:
     """Names with real text features: plain lower-case names, each once, and (V, 512) unit rows.
 
     Raises:
-        DataMissingError: feature rows do not match their table.
+        DataMissingError: features cannot be read, or their rows do not match their table.
     """
     found: dict[str, FloatArray] = {}
     for source in NAME_LISTS:
         path = data / "clip_vitb32_features" / f"text_{source}"
         table = _rows(path.with_suffix(".tsv"))
-        values = _unit(np.load(path.with_suffix(".npy")))  # (n, 512)
+        values = _unit(_read_array(path.with_suffix(".npy")))  # (n, 512)
         if len(values) != len(table):
             raise DataMissingError(f"{path}: {len(values)} rows of features, {len(table)} names")
         for row, value in zip(table, values, strict=True):
@@ -139,7 +139,7 @@ def read_concepts(data: Path) -> tuple[list[str], FloatArray]:
     return list(found), np.stack(list(found.values()))
 
 
-def _write_pairs(recipe: Recipe, data: Path, folder: Path) -> None:
+def write_photo_pairs(recipe: Recipe, data: Path, folder: Path) -> None:
     """Write one shard of photographs with their given captions, bytes unchanged."""
     unfinished = folder / f"{SHARD}.tar.tmp"
     with tarfile.open(unfinished, "w") as tar:
@@ -248,6 +248,27 @@ def caption_features(
         for caption in captions
     ]
     return _unit(np.stack(rows))
+
+
+def _read_array(path: Path) -> npt.NDArray[np.floating]:
+    """(n, D) numbers of a .npy file, mapped, so that a header cannot ask for memory.
+
+    Raises:
+        DataMissingError: it is damaged, an archive of arrays, or holds anything but rows of floats.
+    """
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataMissingError(f"{path}: features cannot be read ({reason})") from error
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise DataMissingError(f"{path}: must be one array of numpy.save, is an archive of arrays")
+    if found.ndim != 2 or found.dtype.kind != "f":
+        raise DataMissingError(
+            f"{path}: features must be rows of floats, got {found.dtype} of shape {found.shape}"
+        )
+    return found
 
 
 def _unit(rows: npt.NDArray[np.floating]) -> FloatArray:

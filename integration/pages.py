@@ -1,10 +1,14 @@
 """What the pages of all reports have in common."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
+from pathlib import Path
 from string import Template
 
-from integration.provenance import commit, machine
+from integration.provenance import commit, environment, machine
+from integration.results import table
+from integration.stage import write_text
 
 PAGE = Template(
     """<!doctype html><html lang="en"><meta charset="utf-8"><title>$title</title>
@@ -13,13 +17,44 @@ color:#222}table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #
 padding:.25rem .6rem;text-align:right}td:first-child,th:first-child{text-align:left}
 figure{margin:1rem 0}img{max-width:100%}.pair{display:flex;gap:1rem;align-items:flex-start;
 border-top:1px solid #ddd;padding:.8rem 0}.pair img{image-rendering:pixelated}
-.small img{width:96px}.in{color:#888}.new{font-weight:600}small{color:#666}</style>
+.small img{width:96px}.in{color:#888}.new{font-weight:600}small{color:#666}
+pre{white-space:pre-wrap;background:#f4f4f4;padding:.6rem}</style>
 <h1>$title</h1><p>$summary</p><p><small>$provenance</small></p>
+<pre>$command</pre>
 $body
 </html>
 """
 )
-"""A page with `title`, `summary`, `provenance` and `body`, all escaped but the last."""
+"""A page with `title`, `summary`, `provenance`, `command` and `body`, all escaped but the last."""
+
+
+def write_page(
+    path: Path, *, title: str, summary: str, command: str, sections: Mapping[str, Sequence[str]]
+) -> None:
+    """Write the page of a run, which needs no other file.
+
+    It begins with the command and ends with the environment.
+
+    Args:
+        path: the page, replaced if it is there.
+        title: heading, plain text.
+        summary: what was run, plain text.
+        command: what a reader types for the same, plain text.
+        sections: parts in HTML by their heading; the heading "" is left out.
+    """
+    parts: list[str] = []
+    for heading, content in sections.items():
+        parts += [f"<h2>{escape(heading)}</h2>"] if heading else []
+        parts += content
+    rows = [["environment", ""], *([name, value] for name, value in environment().items())]
+    page = PAGE.substitute(
+        title=escape(title),
+        summary=escape(summary),
+        provenance=escape(provenance_line()),
+        command=escape(command),
+        body="\n".join([*parts, "<h2>Environment</h2>", html_tables(table(rows))]),
+    )
+    write_text(path, page)
 
 
 def provenance_line() -> str:

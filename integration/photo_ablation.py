@@ -9,11 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from integration.ablation_report import write_ablation
+from integration.concept_pages import ARCHIVES, archive_section
 from integration.curations import CURATIONS, Curation
 from integration.errors import RecipeError
-from integration.flickr8k import ENCODER, check_data, curated_photos, data_files
+from integration.flickr8k import (
+    ENCODER,
+    check_data,
+    curated_photos,
+    data_files,
+    write_photo_pairs,
+)
 from integration.recipe import Recipe
 from integration.stage import Stage, write_text
 from integration.study import build, judge, study_settings
@@ -62,9 +70,19 @@ def photo_study_stages(
         name="ablation",
         settings={"recipe": recipe.name, "summary": recipe.summary},
         inputs=(study,),
-        run=lambda folder: write_ablation(folder, recipe, {}, study=study, out=out),
+        run=lambda folder: write_ablation(
+            folder, recipe, {}, study=study, out=out, pictures=_pictures(recipe, data, study, out)
+        ),
     )
     return [study, report]
+
+
+def _pictures(recipe: Recipe, data: Path, study: Stage, out: Path) -> dict[str, list[str]]:
+    """Photographs of the full model's archive, by heading."""
+    archive = study.folder(out) / JUDGED["model-4"].archive_name(recipe)
+    with TemporaryDirectory() as folder:
+        write_photo_pairs(recipe, data, Path(folder))
+        return {ARCHIVES: [archive_section(Path(folder), archive)]}
 
 
 def _study(recipe: Recipe, data: Path, folder: Path) -> None:

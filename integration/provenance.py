@@ -1,11 +1,20 @@
-"""What a number was made with: machine and commit."""
+"""What a number was made with: machine, libraries and commit."""
 
+import os
 import platform
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+LIBRARIES = (
+    "conceptarchive", "groupvit", "maskcluster", "segbench", "torch", "torchvision", "triton",
+    "open_clip_torch", "timm", "numpy", "scikit-learn", "faiss-gpu", "faiss-cpu", "pyarrow",
+    "pillow",
+)  # fmt: skip
+"""Distributions whose versions are told, of those that are installed."""
 
 
 def machine() -> dict[str, Any]:
@@ -18,6 +27,31 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def environment() -> dict[str, str]:
+    """Machine, system, commit and the versions of `LIBRARIES`, to be shown."""
+    here = machine()
+    return {
+        "commit": commit() or "unknown",
+        "CPU": here["cpu"],
+        "cores": str(os.cpu_count()),
+        "threads": str(here["threads"]),
+        "GPU": here["gpu"] or "none",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "Python": here["python"],
+        **_versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # one of the two builds of faiss, say
+            continue
+    return found
 
 
 def commit() -> str | None:

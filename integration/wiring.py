@@ -11,7 +11,8 @@ from conceptarchive import ConceptArchive, MentionFinder, Vocabulary
 from groupvit import ConceptSource as ConceptSource
 from groupvit import DataConfig, PairDataset, index_shards, stream, without_corrupt
 from integration.errors import DataMissingError
-from integration.stage import write_text
+from integration.stage import fingerprint_files, write_text
+from segbench import Task
 
 TRUTH = "truth.json"
 DATASET = "train"
@@ -91,6 +92,16 @@ def read_truth(folder: Path) -> dict[str, list[str]]:
 def best_device() -> torch.device:
     """The first GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fingerprint_scored(task: Task, data: Path) -> str:
+    """Hash of the names and sizes of a task's files, so that other data are another evaluation.
+
+    Empty for scenes, which are no files.
+    """
+    if task.dataset["kind"] == "scenes":
+        return ""
+    return fingerprint_files(data / str(task.dataset.get("folder", "")))
 
 
 def as_sets(names: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:

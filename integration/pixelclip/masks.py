@@ -54,7 +54,7 @@ class _Tower(nn.Module):
 
     def __init__(self, clip: ClipFiles) -> None:
         super().__init__()
-        loaded = load_clip(clip.architecture, clip.pretrained)
+        loaded = load_clip(clip.architecture, clip.pretrained, seed=clip.seed)
         self.mean, self.std = loaded.mean, loaded.std
         self.tower = DenseTower(loaded.model.visual, last_block="none")  # type: ignore[arg-type]
         self.feature_info = [{"reduction": self.tower.stride[0]}]

@@ -45,11 +45,13 @@ class PhotosConfig:
     images: str
     """Folder of photographs in the data folder, looked through with all folders inside."""
 
-    masks: str
-    """Folder of their masks, SA-1B's JSON under the photographs' names."""
+    masks: str = ""
+    """Folder of their masks, SA-1B's JSON under the photographs' names; needed by arms whose masks
+    are `regions`."""
 
-    names: str
-    """Class names that clusters are named after, with commas between them."""
+    names: str = ""
+    """Class names that clusters are named after, with commas between them; empty takes those that
+    are scored."""
 
     architecture: str = "ViT-B-16-quickgelu"
     """Of open_clip."""
@@ -66,8 +68,8 @@ class Arm:
     """What it is, in a few words."""
 
     masks: Source = "regions"
-    """`regions`: cut-up, displaced regions of the scene; `dino`: k-means over the un-tuned CLIP's
-    features; `superpixels`: SLIC."""
+    """`regions`: cut-up, displaced regions of the scene, or the photographs' own masks; `dino`:
+    k-means over the un-tuned CLIP's features; `superpixels`: SLIC."""
 
     words: Words = "vocabulary"
     """What class prompts start from: random tokens of the vocabulary (published), words of the
@@ -132,6 +134,13 @@ class PixelclipRecipe:
             raise RecipeError(f"{self.name}: curator.vision_cfg needs image_size")
         if not self.chosen or len(set(self.chosen)) < len(self.chosen):
             raise RecipeError(f"{self.name}: arms must be different ones, got {self.chosen}")
+        if self.photos is not None and not self.photos.masks and "regions" in self.sources:
+            raise RecipeError(f"{self.name}: photos.masks must name the folder of `regions`")
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """Where the masks of the chosen arms come from."""
+        return frozenset(self.arms[name].masks for name in self.chosen)
 
     def with_arms(self, names: str | None) -> "PixelclipRecipe":
         """The same with other arms: comma-separated names, `all`, or None for the recipe's own."""

@@ -1,35 +1,32 @@
 """The report of a run: report.md, report.html and results.json."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from PIL import Image
-
 from integration import figures
-from integration.pages import PAGE, figure_tag, html_tables, provenance_line
+from integration.pages import figure_tag, html_tables, write_page
+from integration.pixelclip.pictures import (
+    archive_part,
+    cluster_parts,
+    curves,
+    mask_sheets,
+    name_table,
+    strips,
+)
 from integration.pixelclip.recipe import PixelclipRecipe
 from integration.pixelclip.runs import Runs, World
-from integration.pixelclip.tuning import CLUSTERS, LAST_BLOCKS, untuned_model
+from integration.pixelclip.tuning import LAST_BLOCKS
+from integration.progress import read_log
 from integration.provenance import commit, machine
-from integration.results import Spread, read_log, seconds_table, spread, table
+from integration.results import Spread, seconds_table, spread, table
 from integration.stage import Stage, with_inputs, write_text
-from maskcluster import PixelCLIPSegmenter, load_checkpoint
 
 SHOWN = {"miou": "mIoU", "miou_stuff": "stuff", "miou_thing": "things", "pixel_acc": "pixel acc."}
 """Metrics of the table and their headings."""
-
-STRIPS = 6
-"""Pictures with truth and predictions."""
-
-NAMED = 4
-"""Pictures in the colours of clusters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +58,30 @@ def write_report(
         folder: where the report goes.
     """
     outcome = gather(recipe, out, runs)
-    write_text(folder / "results.json", json.dumps(results(recipe, outcome, runs), indent=1))
+    found = results(recipe, outcome, runs, reads_data=world.data is not None)
+    write_text(folder / "results.json", json.dumps(found, indent=1))
     title = f"PixelCLIP: recipe {recipe.name}"
     tables = markdown(recipe, outcome)
     named = "\n\n".join(
-        f"Clusters of {arm}.\n\n{_name_table(stage, out)}" for arm, stage in runs.named.items()
+        f"Clusters of {arm}.\n\n{name_table(stage, out)}" for arm, stage in runs.named.items()
     )
     write_text(folder / "report.md", f"# {title}\n\n{recipe.summary}\n\n{tables}\n\n{named}\n")
-    body = [
-        html_tables(tables),
-        "<h2>Loss and clusters in use</h2>",
-        figure_tag(figures.png_data(_curves(out, runs))),
-        "<h2>Before and after</h2>",
-        *map(figure_tag, _strips(recipe, out, runs, world)),
-        "<h2>What the clusters mean</h2>",
-        *(part for arm, stage in runs.named.items() for part in _named(arm, stage, out)),
-    ]
-    page = PAGE.substitute(
-        title=escape(title),
-        summary=escape(recipe.summary),
-        provenance=escape(provenance_line()),
-        body="\n".join(body),
+    write_page(
+        folder / "report.html",
+        title=title,
+        summary=recipe.summary,
+        command=found["command"],
+        sections={
+            "": [html_tables(tables)],
+            "Loss and clusters in use": [figure_tag(figures.png_data(curves(out, runs)))],
+            "Pictures and their masks": mask_sheets(recipe, out, runs, world, folder),
+            **archive_part(out, runs, world),
+            "Before and after": strips(recipe, out, runs, world),
+            "What the clusters mean": [
+                part for arm, stage in runs.named.items() for part in cluster_parts(arm, stage, out)
+            ],
+        },
     )
-    write_text(folder / "report.html", page)
 
 
 def gather(recipe: PixelclipRecipe, out: Path, runs: Runs) -> Outcome:
@@ -118,8 +116,17 @@ def gather(recipe: PixelclipRecipe, out: Path, runs: Runs) -> Outcome:
     )
 
 
-def results(recipe: PixelclipRecipe, outcome: Outcome, runs: Runs) -> dict[str, Any]:
-    """All numbers as one JSON table, with what they were made by."""
+def results(
+    recipe: PixelclipRecipe, outcome: Outcome, runs: Runs, *, reads_data: bool
+) -> dict[str, Any]:
+    """All numbers as one JSON table, with what they were made by.
+
+    Args:
+        recipe: what was run.
+        outcome: the numbers.
+        runs: its stages.
+        reads_data: whether the command has `--data`, whose folder is told as DATA.
+    """
     first = recipe.arms[recipe.chosen[0]].train.model.last_block
     named = {
         f"{arm.replace('-', '_')}_miou": values["miou"] for arm, values in outcome.metrics.items()
@@ -128,7 +135,8 @@ def results(recipe: PixelclipRecipe, outcome: Outcome, runs: Runs) -> dict[str, 
     return {
         "recipe": recipe.name,
         "command": f"python -m integration.reproduce pixelclip --recipe {recipe.name} "
-        f"--seeds {len(seeds)} --arms {','.join(recipe.chosen)}",
+        f"--seeds {len(seeds)} --arms {','.join(recipe.chosen)}"
+        + (" --data DATA" if reads_data else ""),
         "clip_miou": outcome.untuned[first]["miou"],
         **named,
         "seeds": seeds,
@@ -197,61 +205,6 @@ def _verdicts(outcome: Outcome) -> list[str]:
             kind = "below"
         told.append(f"{arm} is {kind} its own CLIP by more than twice the standard error")
     return ["; ".join(told) + "."]
-
-
-def _name_table(stage: Stage, out: Path) -> str:
-    return (stage.folder(out) / CLUSTERS / "names.md").read_text(encoding="utf-8").strip()
-
-
-def _curves(out: Path, runs: Runs) -> Figure:
-    """Loss and clusters in use over steps, arms in colours, seeds as thin lines."""
-    arms = list(dict.fromkeys(arm for arm, _ in runs.trained))
-    with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(9, 3))
-        axes = figure.subplots(1, 2)
-        for (arm, seed), stage in runs.trained.items():
-            log = read_log(stage.folder(out))
-            for axis, name in zip(axes, ("loss", "clusters_used"), strict=True):
-                lines = [line for line in log if name in line]
-                axis.plot(
-                    [line["step"] for line in lines],
-                    [line[name] for line in lines],
-                    color=f"C{arms.index(arm) % 10}",
-                    linewidth=0.9,
-                    label=arm if lines and seed == min(runs.untuned) else None,
-                )
-        for axis, name in zip(axes, ("loss", "clusters in use"), strict=True):
-            axis.set_title(name)
-            axis.set_xlabel("step")
-            axis.grid(alpha=0.3)
-        axes[0].legend(fontsize=7)
-    return figure
-
-
-def _strips(recipe: PixelclipRecipe, out: Path, runs: Runs, world: World) -> Iterator[str]:
-    """Pictures with truth, the un-tuned CLIP and the first arm, evenly spread over the task."""
-    arm, seed = recipe.chosen[0], min(runs.untuned)
-    run = runs.trained[arm, seed].folder(out)
-    shown = {
-        "un-tuned CLIP": PixelCLIPSegmenter(untuned_model(run), precision="float32"),
-        arm: PixelCLIPSegmenter(load_checkpoint(run), precision="float32"),
-    }
-    predictions = figures.Predictions(shown, world.task, world.data)
-    count = len(predictions.dataset)
-    for index in range(0, count, max(count // STRIPS, 1)):
-        image, truth, maps = predictions.of(index)
-        strip = figures.label_strip(image, {"truth": truth, **maps}, predictions.dataset.names)
-        yield figures.png_data(strip)
-
-
-def _named(arm: str, stage: Stage, out: Path) -> Iterator[str]:
-    """Table of names, plot of prompts, and some pictures in the colours of clusters."""
-    folder = stage.folder(out) / CLUSTERS
-    yield f"<h3>{escape(arm)}</h3>"
-    yield html_tables(_name_table(stage, out))
-    for path in [folder / "tsne.png", *sorted((folder / "photos").glob("*.png"))[:NAMED]]:
-        with Image.open(path) as picture:
-            yield figure_tag(figures.png_data(picture))
 
 
 def _summary(stage: Stage, out: Path) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from integration.pixelclip.recipe import Source
 from integration.stage import Stage
 from segbench import Task
 
@@ -24,10 +25,14 @@ class ClipFiles:
     inputs: tuple[Stage, ...] = ()
     """The stage that trained it."""
 
+    seed: int = 0
+    """Of random weights."""
+
     @property
     def name(self) -> str:
         """What it is, wherever it lies: for the fingerprint of stages."""
-        return "trained here" if self.inputs else f"{self.architecture} {self.pretrained}"
+        drawn = f" {self.seed}" if self.pretrained == "random" else ""
+        return "trained here" if self.inputs else f"{self.architecture} {self.pretrained}{drawn}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +57,9 @@ class World:
     clip: Callable[[int], ClipFiles]
     """The CLIP of a seed."""
 
+    names: tuple[str, ...]
+    """Classes that clusters are named after."""
+
     inputs: tuple[Stage, ...] = ()
     """The stages that made pictures and masks."""
 
@@ -60,6 +68,9 @@ class World:
 
     files: str = ""
     """Fingerprint of pictures and masks that no stage made."""
+
+    scored: str = ""
+    """Fingerprint of the files that are scored; empty where they are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,3 +88,9 @@ class Runs:
 
     named: dict[str, Stage]
     """Clusters and their names, by arm, of the first seed."""
+
+    masks: dict[Source, Stage]
+    """Masks that were made, by source, of the first seed."""
+
+    words: dict[str, Stage]
+    """Words that prompts start from, by kind, of the first seed."""

@@ -42,7 +42,7 @@ def pixelclip_stages(
         DataMissingError: a folder that the recipe names is not there.
     """
     world = _world(recipe, seeds, out, data)
-    runs = Runs(untuned={}, trained={}, scored={}, named={})
+    runs = Runs(untuned={}, trained={}, scored={}, named={}, masks={}, words={})
     stages = list(world.stages)
     for seed in seeds:
         stages += _seed_stages(recipe, seed, out, world, runs)
@@ -77,13 +77,16 @@ def _seed_stages(
     clip = world.clip(seed)
     runs.untuned[seed] = Stage(
         name=f"untuned-{seed}",
-        settings={"task": world.task.hash, "clip": clip.name, "files": world.files},
+        settings={"task": world.task.hash, "clip": clip.name, "scored": world.scored},
         inputs=clip.inputs,
         run=partial(score_untuned, clip, world),
         cost=cost.get("evaluate", 1),
     )
     masks = _masks_stages(recipe, seed, world)
     words = _words_stages(recipe, seed, world)
+    if seed == min(runs.untuned):
+        runs.masks.update(masks)
+        runs.words.update(words)
     stages = [runs.untuned[seed], *masks.values(), *words.values()]
     for arm in recipe.chosen:
         stages += _arm_stages(recipe, arm, seed, out, world, masks, words, runs)
@@ -133,7 +136,11 @@ def _arm_stages(
     )
     scored = Stage(
         name=f"evaluate-{name}-{seed}",
-        settings={"task": world.task.hash, "overlays": recipe.evaluate.overlays},
+        settings={
+            "task": world.task.hash,
+            "overlays": recipe.evaluate.overlays,
+            "scored": world.scored,
+        },
         inputs=(trained,),
         run=partial(score_run, recipe, name, seed, world, trained.folder(out)),
         cost=cost.get("evaluate", 1),
@@ -143,7 +150,7 @@ def _arm_stages(
         return [trained, scored]
     runs.named[name] = Stage(
         name=f"name-{name}",
-        settings={},
+        settings={"names": world.names},
         inputs=(trained,),
         run=partial(name_run, recipe, name, world, source, trained.folder(out)),
         cost=cost.get("name", 1),
@@ -153,7 +160,7 @@ def _arm_stages(
 
 def _masks_stages(recipe: PixelclipRecipe, seed: int, world: World) -> dict[Source, Stage]:
     """Masks of the sources that the arms need beside the pictures' own."""
-    wanted = {recipe.arms[name].masks for name in recipe.chosen}
+    wanted = recipe.sources
     clip, cost = world.clip(seed), recipe.costs.get("masks", 1)
     found: dict[Source, Stage] = {}
     if "dino" in wanted:

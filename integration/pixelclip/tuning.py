@@ -25,7 +25,7 @@ from maskcluster import (
     train,
 )
 from maskcluster import name as name_clusters
-from segbench import ScenesDataset, evaluate
+from segbench import evaluate
 
 LastBlock = Literal["maskclip", "pixelclip", "none"]
 LAST_BLOCKS: tuple[LastBlock, ...] = ("maskclip", "pixelclip", "none")
@@ -88,14 +88,16 @@ def score_untuned(clip: ClipFiles, world: World, folder: Path) -> None:
         config = ModelConfig(
             architecture=clip.architecture, pretrained=clip.pretrained, last_block=last_block
         )
-        model = PixelCLIP.from_config(config, ClusterConfig(targets="masks"))
+        model = PixelCLIP.from_config(config, ClusterConfig(targets="masks"), seed=clip.seed)
         scores[last_block] = _scores(model, f"un-tuned-{last_block}", world, folder / last_block)
     write_text(folder / "summary.json", json.dumps(scores, indent=1))
 
 
 def untuned_model(run: Path) -> PixelCLIP:
     """The CLIP of a run as it was before, with the same dense features."""
-    return PixelCLIP.from_config(read_config(run).model, ClusterConfig(targets="masks")).eval()
+    config = read_config(run)
+    clusters = ClusterConfig(targets="masks")
+    return PixelCLIP.from_config(config.model, clusters, seed=config.seed).eval()
 
 
 def score_run(
@@ -129,14 +131,14 @@ def name_run(
     recipe: PixelclipRecipe, arm: str, world: World, masks: Path, run: Path, folder: Path
 ) -> None:
     """Name the clusters of a run after classes, and draw them."""
-    scenes = ScenesDataset(split="val", count=1)
-    names = ",".join(scenes.names) if recipe.photos is None else recipe.photos.names
     config = read_config(run)
     model = load_checkpoint(run)
+    words = folder / "classes.txt"
+    write_text(words, "\n".join(world.names) + "\n")
     name_clusters(
         model,
         folder / CLUSTERS,
-        names=names,
+        names=str(words),
         photos=world.images,
         masks=mask_source(recipe.arms[arm].masks, masks),
         start=starting_rows(model, config.cluster, seed=config.seed),

@@ -1,7 +1,5 @@
 """Where pictures, masks and CLIP come from: the embedded world, or a folder of photographs."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,9 +11,17 @@ from integration.errors import DataMissingError
 from integration.pixelclip.recipe import PhotosConfig, PixelclipRecipe
 from integration.pixelclip.runs import ClipFiles, World
 from integration.pixelclip.scenes import MASKS, PHOTOS, write_photos
-from integration.stage import Stage, file_sizes
-from integration.wiring import best_device
-from segbench import CaptionRates, ScenesDataset, load_task, open_dataset, write_pairs
+from integration.stage import Stage, fingerprint_files
+from integration.wiring import best_device, fingerprint_scored
+from segbench import (
+    CaptionRates,
+    ScenesDataset,
+    Task,
+    load_task,
+    open_dataset,
+    task_queries,
+    write_pairs,
+)
 
 SHARD = 1000
 
@@ -46,6 +52,7 @@ def scenes_world(recipe: PixelclipRecipe, seeds: Sequence[int], out: Path) -> Wo
         ),
         data=None,
         clip=clip,
+        names=tuple(ScenesDataset(split="val", count=1).names),
         captions=pairs.folder(out),
         inputs=(photos,),
     )
@@ -63,23 +70,36 @@ def photos_world(recipe: PixelclipRecipe, photos: PhotosConfig, data: Path) -> W
         DataMissingError: a folder is not there, or has none of the files.
     """
     images, masks = data / photos.images, data / photos.masks
-    wanted = {recipe.arms[name].masks for name in recipe.chosen}
-    _check_folder(images)
-    if "regions" in wanted:
-        _check_folder(masks)
+    read = (images, masks) if "regions" in recipe.sources else (images,)
+    for folder in read:
+        _check_folder(folder)
     task = load_task(recipe.evaluate.task)
-    open_dataset(task.dataset, data)  # what is missing should be known before the training
-    listing = [*file_sizes(images), *(file_sizes(masks) if "regions" in wanted else [])]
-    chosen = ClipFiles(architecture=photos.architecture, pretrained=photos.pretrained)
+    names = _scored_names(task, data)  # what is missing should be known before the training
+
+    def clip(seed: int) -> ClipFiles:
+        return ClipFiles(architecture=photos.architecture, pretrained=photos.pretrained, seed=seed)
+
     return World(
         stages=(),
         images=images,
         masks=masks,
         task=task,
         data=data,
-        clip=lambda _: chosen,
-        files=hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
+        clip=clip,
+        names=_split(photos.names) or names,
+        files=fingerprint_files(*read),
+        scored=fingerprint_scored(task, data),
     )
+
+
+def _scored_names(task: Task, data: Path) -> tuple[str, ...]:
+    """Class names as the task asks for them, each once."""
+    names = open_dataset(task.dataset, data).names
+    return tuple(dict.fromkeys(task_queries(task, names).prompts))
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _pairs_stage(recipe: PixelclipRecipe) -> Stage:

@@ -90,6 +90,22 @@ def test_a_label_strip_has_a_map_for_every_model() -> None:
     assert [axis.get_title() for axis in figure.axes] == ["truth", "cocu"]
 
 
+def test_a_strip_shrinks_photographs_and_enlarges_scenes() -> None:
+    for height, width, shown in (
+        (480, 640, (240, 320)),
+        (427, 641, (143, 214)),
+        (24, 48, (144, 288)),
+    ):
+        image = np.zeros((height, width, 3), np.uint8)
+        labels = np.zeros((height, width), np.int64)
+        labels[:, width // 2 :] = 1
+        (axis,) = figures.label_strip(image, {"truth": labels}, ("sky", "sea")).axes
+        picture = np.asarray(axis.images[0].get_array())  # with the legend on its right
+        assert picture.shape[0] >= shown[0]
+        left, right = picture[0, 0].tolist(), picture[0, shown[1] - 1].tolist()
+        assert picture[0, shown[1] // 2 - 2].tolist() == left != right
+
+
 def test_tables_become_html_and_text_is_escaped() -> None:
     html = html_tables("a < b\n\n| head | n |\n|---|---|\n| x & y | 1 |")
     assert html == (

@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,35 @@ def test_rows_that_do_not_match_are_one_line(data: Path, table: str) -> None:
     np.save(path, np.load(path)[:-1])
     read = read_photos if table.startswith("flickr") else read_concepts
     with pytest.raises(DataMissingError, match=f"{table}.*2 rows.* 3 ") as caught:
+        read(data)
+    assert "\n" not in str(caught.value)
+
+
+class Bomb:
+    """Unpickling it fails the test."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("an object was unpickled",)
+
+
+@pytest.mark.parametrize("table", ["flickr8k_image_features", "text_coco80"])
+@pytest.mark.parametrize("kind", ["objects", "archive of objects", "cut short", "giant", "whole"])
+def test_arrays_that_are_no_features_are_one_line(data: Path, table: str, kind: str) -> None:
+    path = data / "clip_vitb32_features" / f"{table}.npy"
+    objects = np.array([[Bomb()] * 12] * 3, dtype=object)
+    if kind == "objects":
+        np.save(path, objects, allow_pickle=True)
+    elif kind == "archive of objects":
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=True, rows=objects)
+    elif kind == "cut short":
+        path.write_bytes(path.read_bytes()[:-5])
+    elif kind == "giant":
+        path.write_bytes(path.read_bytes().replace(b", 12), }", b", 9999999999999), }"))
+    else:
+        np.save(path, np.ones((3, 12), np.int64))
+    read = read_photos if table.startswith("flickr") else read_concepts
+    with pytest.raises(DataMissingError, match=rf"{table}\.npy: (features|must be)") as caught:
         read(data)
     assert "\n" not in str(caught.value)
 
@@ -247,4 +277,8 @@ def test_an_ablation_of_photographs_judges_settings_without_training(
     assert results["command"].endswith("--recipe cocu-flickr8k --data DATA")
     assert "| #1 to #2 |  |  | " in (report / "ablation.md").read_text()
     assert (report / "ablation.png").is_file()
+    page = (report / "ablation.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == page.count("<img") >= 1
+    for part in ("--data DATA</pre>", "Archives and their witnesses", "Seconds per stage."):
+        assert part in page
     assert not (report / "convergence.png").exists()

@@ -4,7 +4,6 @@ import html.parser
 import json
 import re
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -25,7 +24,7 @@ from conceptarchive import (
     describe,
     write_page,
 )
-from integration import figures, pages, report
+from integration import concept_pages, figures, pages
 from segbench import evaluate, load_task
 from segbench import write_page as write_segbench_page
 
@@ -41,7 +40,7 @@ class Page(html.parser.HTMLParser):
     allowed: ClassVar = frozenset({
         "html", "head", "meta", "title", "style", "body", "main", "article", "header", "section",
         "h1", "h2", "h3", "p", "div", "span", "small", "mark", "b", "i", "br", "figure", "img",
-        "figcaption", "table", "tr", "th", "td",
+        "figcaption", "table", "tr", "th", "td", "pre",
     })  # fmt: skip
 
     def __init__(self, path: Path) -> None:
@@ -193,13 +192,16 @@ def test_the_report_of_a_run(
     monkeypatch.setattr(figures, "all_pairs", all_pairs)
     monkeypatch.setattr(figures, "pick_pairs", lambda *_: dict.fromkeys(captions, pair))
     monkeypatch.setattr(ConceptArchive, "open", lambda _: archive)
-    archive.vocabulary.save(tmp_path / "vocabulary.txt")
-    section = report._archive_section(tmp_path, tmp_path)
+    section = concept_pages.archive_section(tmp_path, tmp_path)
     table = "\n".join(["| class | n |", "|---|---|", *(f"| {text} | 1 |" for text in HOSTILE)])
     tables = f"{SCRIPT}\n\n{table}"
-    body = f"{section}{pages.html_tables(tables)}"
-    told = {"title": escape(SCRIPT), "summary": escape(IMAGE), "provenance": ""}
-    (tmp_path / "report.html").write_text(pages.PAGE.substitute(body=body, **told))
+    pages.write_page(
+        tmp_path / "report.html",
+        title=SCRIPT,
+        summary=IMAGE,
+        command=f"reproduce {SCRIPT}",
+        sections={SCRIPT: [section, pages.html_tables(tables)]},
+    )
     page = Page(tmp_path / "report.html")
     shown = [text for text in HOSTILE if page.shows(f"a dog {text} and a dog")]
     assert len(shown) == len(HOSTILE)

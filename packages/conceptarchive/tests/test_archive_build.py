@@ -148,7 +148,9 @@ def test_killed_build_goes_on_to_the_same_files(
     assert next(calls) == 4 + 1  # no finished shard was built again
     whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == whole
+    (tmp_path / "out" / "work").mkdir()  # as a process leaves it that is killed after its last file
     assert len(build(tmp_path / "out")) == 100  # a finished folder is opened as it is
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(whole)
 
 
 def test_other_inputs_and_other_folders_are_refused(tmp_path: Path, make_pairs: MakePairs) -> None:

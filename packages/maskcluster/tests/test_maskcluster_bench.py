@@ -209,7 +209,8 @@ def test_sinkhorn_is_told_like_the_others(monkeypatch: pytest.MonkeyPatch) -> No
 
     def measured(_: torch.device) -> dict[str, Any]:
         threads.append(torch.get_num_threads())
-        return {"ms": {"ours": 1.0, "reference": 4.0}, "sinkhorn_ratio_to_pot": 3.5}
+        ways = {"ours": timing.spread([1.0]), "reference": timing.spread([3.0, 4.0, 5.0])}
+        return {"ways": ways, "sinkhorn_ratio_to_pot": 3.5}
 
     before = torch.get_num_threads()
     monkeypatch.setattr(sinkhorn, "measure", measured)
@@ -218,8 +219,19 @@ def test_sinkhorn_is_told_like_the_others(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.get_num_threads() == before
     assert found["sinkhorn_ratio_to_pot"] == 3.5
     assert found["sinkhorn_ratio_to_reference"] == 4
-    assert found["sinkhorn"]["ways"]["reference"] == {"median_ms": 4.0}
+    told = {"median_ms": 4.0, "p20_ms": 3.4, "p80_ms": 4.6}
+    assert found["sinkhorn"]["ways"]["reference"] == pytest.approx(told)
     assert found["sinkhorn"]["bytes_moved"] == 4 * (4800 * 64 + 4800)
+
+
+def test_balanced_assignment_is_timed_with_percentiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinkhorn, "MASKS", 64)
+    monkeypatch.setattr(sinkhorn, "CLUSTERS", 8)
+    monkeypatch.setattr(sinkhorn, "find_spec", lambda _: None)
+    found = sinkhorn.measure(CPU)
+    assert set(found["ways"]) == {"ours", "reference"}
+    for way in found["ways"].values():
+        assert 0 < way["p20_ms"] <= way["median_ms"] <= way["p80_ms"]
 
 
 def test_wrong_words_are_refused(tmp_path: Path) -> None:
@@ -238,14 +250,19 @@ def test_the_table_tells_failures_and_masks() -> None:
         "limits": LIMITS.as_dict(),
         "step": {"ways": {"plain": {"failed": "out of memory"}}, "floor_ms": 15.1,
                  "h200_floor_ms": 234.0},
-        "generators": {"rle_sample": {"ms": 1.0, "plain_ms": 9.0, "ratio": 9.0},
-                       "superpixels": {"slic": {"ms": 5.0}}, "dino": {"ms_each": 7.0}},
+        "generators": {
+            "rle_sample": {
+                "ways": {"ours": timing.spread([1.0, 2.0]), "plain": timing.spread([9.0])},
+                "ratio": 6.0,
+            },
+            "superpixels": {"ways": {"slic": timing.spread([5.0])}},
+        },
         "loader": {"coco": {"0 workers, photographs/s": 31.25}},
     }  # fmt: skip
     lines = as_markdown(figures).splitlines()
     assert "| step | plain | out of memory | | | | 15.1 | 234 |" in lines
-    assert "| rle_sample | 1 | 9 | 9.0 |" in lines
-    assert "| slic | 5 | | |" in lines
-    assert "| dino, one photograph | 7 | | |" in lines
+    assert "| rle_sample | ours | 1.5 | 1.2 | 1.8 | 6.0 |" in lines
+    assert "| rle_sample | plain | 9 | 9 | 9 |  |" in lines
+    assert "| superpixels | slic | 5 | 5 | 5 |  |" in lines
     assert "| coco, 0 workers, photographs/s | 31.2 |" in lines
     assert "pot" not in "".join(lines)

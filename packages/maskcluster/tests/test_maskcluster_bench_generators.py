@@ -20,11 +20,17 @@ def test_photographs_are_smooth_and_the_same_each_time() -> None:
     assert np.abs(np.diff(photo.astype(int), axis=1)).mean() < 20
 
 
-def test_times_are_medians_of_the_repeats() -> None:
-    calls = []
-    ms = generators._time(lambda: calls.append(0), torch.device("cpu"), 4)
-    assert len(calls) == 5
-    assert 0 <= ms < 100
+def test_ways_are_timed_turn_about_with_percentiles() -> None:
+    calls: list[str] = []
+    found = generators._compare(
+        lambda: calls.append("o"), lambda: calls.append("p"), torch.device("cpu"), repeats=4
+    )
+    assert "".join(calls) == "op" * 5
+    for way in (found["ways"]["ours"], found["ways"]["plain"]):
+        assert 0 < way["p20_ms"] <= way["median_ms"] <= way["p80_ms"] < 100
+    assert (
+        found["ratio"] == found["ways"]["plain"]["median_ms"] / found["ways"]["ours"]["median_ms"]
+    )
 
 
 def test_three_in_ten_candidates_are_good() -> None:

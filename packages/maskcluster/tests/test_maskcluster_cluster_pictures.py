@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -19,13 +20,14 @@ from maskcluster.errors import DataError, FormatError, UsageError
 from maskcluster.masks.mask_set import MaskSet
 from maskcluster.masks.rle import Rle
 from maskcluster.model.clip import Clip
-from maskcluster.model.pixelclip import PixelCLIP
+from maskcluster.model.pixelclip import PixelCLIP, clip_of
 from maskcluster.model.prompts import FixedPrompts
-from maskcluster.naming.explain import clip_of, name, starting_rows
+from maskcluster.naming.explain import name, starting_rows
 from maskcluster.naming.names import NamedCluster
 from maskcluster.naming.palette import colours
 from maskcluster.naming.pictures import draw_seen, paint, topmost
 from maskcluster.naming.predictions import Seen, look, mask_counts, pixel_shares
+from maskcluster.segmenting.segmenter import PixelCLIPSegmenter
 
 tiny_clip = runpy.run_path(str(Path(__file__).with_name("restated_pixelclip.py")))["tiny_clip"]
 
@@ -218,6 +220,19 @@ def test_prompts_at_the_start_are_drawn_again_from_the_seed() -> None:
     assert not torch.allclose(model.prompts(), at_start)
     torch.testing.assert_close(starting_rows(model, CLUSTERS, seed=3), at_start)
     assert not torch.allclose(starting_rows(model, CLUSTERS, seed=4), at_start)
+
+
+def test_names_are_embedded_as_the_segmenter_embeds_classes(tmp_path: Path) -> None:
+    model = tiny()
+    (tmp_path / "names.txt").write_text("cow, cattle\nsky\ntree\n")
+    found = name(model, tmp_path / "out", names=str(tmp_path / "names.txt")).clusters
+    words = ("cow, cattle", "sky", "tree")
+    bank = PixelCLIPSegmenter(model, precision="float32").encode_classes(words)  # (3, D)
+    assert model.prompts is not None
+    cosine = F.normalize(model.prompts(), dim=1) @ bank.mT  # (K, 3)
+    assert [one.name for one in found] == [words[at] for at in cosine.argmax(dim=1).tolist()]
+    similarities = [one.similarity for one in found]
+    assert similarities == pytest.approx(cosine.amax(dim=1).tolist(), abs=1e-5)
 
 
 def test_the_clip_inside_keeps_its_colours() -> None:

@@ -2,27 +2,21 @@
 
 import csv
 import json
-import runpy
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
 from maskcluster.errors import DataError, UsageError
-from maskcluster.model.prompts import TEMPLATES, TextTower, name_rows
 from maskcluster.naming.names import (
     NamedCluster,
-    class_rows,
     name_clusters,
     read_names,
     short_name,
     write_names,
 )
-
-tiny_clip = runpy.run_path(str(Path(__file__).with_name("restated_pixelclip.py")))["tiny_clip"]
 
 NAMES = ("east", "north", "west")
 DIRECTIONS = torch.tensor([[3.0, 0.0], [0.0, 0.5], [-1.0, 0.0]])
@@ -108,20 +102,6 @@ def test_lists_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(DataError, match=r"latin.txt: not UTF-8"):
         read_names(tmp_path / "latin.txt")
-
-
-def test_features_of_names_are_means_over_templates_and_synonyms() -> None:
-    text = TextTower(tiny_clip())
-    found = class_rows(text, ["cow, cattle", "sky"])
-    single = {
-        (word, one): name_rows(text, [word], [one])[0]
-        for word in ("cow", "cattle", "sky")
-        for one in TEMPLATES
-    }
-    cow = sum(single[word, one] for word in ("cow", "cattle") for one in TEMPLATES)
-    assert isinstance(cow, torch.Tensor)
-    torch.testing.assert_close(found[0], F.normalize(cow, dim=0), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found[1], name_rows(text, ["sky"], TEMPLATES)[0], rtol=0, atol=1e-5)
 
 
 def test_tables_hold_what_was_found(tmp_path: Path) -> None:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -63,3 +66,12 @@ def test_options_that_cannot_be_are_refused() -> None:
         Slic(segments=0)
     with pytest.raises(ValueError, match="scale"):
         Felzenszwalb(scale=0)
+
+
+def test_superpixels_need_no_torchvision() -> None:
+    code = (
+        "import sys; sys.modules['torchvision'] = None; import maskcluster, numpy; "
+        "print(len(maskcluster.Slic(segments=4)(numpy.zeros((8, 8, 3), 'uint8'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, int(done.stdout or 0) >= 1) == (0, True), done.stderr

@@ -25,10 +25,11 @@ from maskcluster.errors import (
     UsageError,
 )
 from maskcluster.files import folder_lock
+from maskcluster.precision import float32_products
 from maskcluster.training.checkpoint import find_checkpoints
 from maskcluster.training.launch import Ranks
 from maskcluster.training.schedule import build_optimizer, rate_share
-from maskcluster.training.step import float32_products, training_step
+from maskcluster.training.step import training_step
 from maskcluster.training.train import TrainResult, build_model
 from maskcluster.training.train import train as train_run
 

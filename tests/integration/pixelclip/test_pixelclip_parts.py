@@ -1,5 +1,6 @@
 """Pieces of a PixelCLIP run: regions, words, recipes."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from integration.errors import RecipeError
 from integration.pixelclip.recipe import build_pixelclip_recipe, load_pixelclip_recipe
 from integration.pixelclip.scenes import RegionsConfig, cut_regions, write_photos
 from integration.pixelclip.words import cluster_names, read_words, write_words
+from integration.pixelclip.worlds import photos_world
 from maskcluster import Sa1bFolder, find_photos
 from segbench import ScenesDataset
 
@@ -159,3 +161,25 @@ def test_the_built_in_recipe_has_every_row_of_the_ablation() -> None:
     assert not clusters["no-balance"].balance
     assert {arm.masks for arm in recipe.arms.values()} == {"regions", "dino", "superpixels"}
     assert {arm.words for arm in recipe.arms.values()} == {"vocabulary", "captions", "archive"}
+
+
+@pytest.mark.parametrize("name", ["pixelclip-photos", "pixelclip-flickr8k"])
+def test_recipes_of_photographs_say_that_their_clip_is_random(name: str) -> None:
+    recipe = load_pixelclip_recipe(name)
+    assert recipe.photos is not None
+    assert recipe.photos.pretrained == "random"
+    assert "random weights" in recipe.summary
+    assert {arm.words for arm in recipe.arms.values()} == {"vocabulary"}
+    assert recipe.with_arms("all").sources >= {"dino", "superpixels"}
+
+
+def test_photographs_of_coco_are_found_with_their_masks() -> None:
+    beside = Path(__file__).parents[4] / "shared" / "data"
+    root = Path(os.environ.get("SEGBENCH_TEST_DATA", beside))
+    recipe = load_pixelclip_recipe("pixelclip-photos")
+    if not (root / "coco128_panoptic").is_dir():
+        pytest.skip(f"no real photographs at {root}")
+    assert recipe.photos is not None
+    world = photos_world(recipe, recipe.photos, root)
+    assert list(find_photos(world.images)) == list(Sa1bFolder(world.masks).keys())
+    assert {"person", "sky", "wall-brick"} <= set(world.names)

@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from integration.errors import RecipeError
 from integration.pixelclip import tuning
+from integration.pixelclip.recipe import load_pixelclip_recipe
 from integration.pixelclip.scenes import RegionsConfig, write_photos
+from integration.pixelclip.stages import pixelclip_stages
+from integration.pixelclip.worlds import photos_world
 from integration.reproduce import main
 from segbench import ScenesDataset
 
@@ -131,8 +136,18 @@ def test_the_report_has_every_arm_before_and_after(whole: Path) -> None:
     report = (whole / "report.md").read_text()
     assert "more than twice the standard error" in report
     assert "Clusters of dino." in report
+    assert "--data" not in found["command"]
     page = (whole / "report.html").read_text()
     assert page.count("data:image/png;base64,") > 8
+    assert f"<pre>{found['command']}</pre>" in page
+    for part in (
+        "Seconds per stage.",
+        "Loss and clusters in use",
+        "Before and after",
+        "Environment",
+    ):
+        assert part in page
+    assert "Archives and their witnesses" in page  # of the words that prompts start from
 
 
 @pytest.mark.slow
@@ -180,9 +195,80 @@ def test_photographs_are_tuned_on_scored_and_drawn(whole: Path, tmp_path: Path) 
     assert reproduce(path, tmp_path / "out", "--data", str(data)) == 0
     found = results(tmp_path / "out")
     assert set(found["metrics"]) == {"superpixels", "plain"}
+    assert found["command"].endswith("--seeds 1 --arms superpixels,plain --data DATA")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"<pre>{found['command']}</pre>" in page
+    for part in ("regions", "superpixels"):  # a contact sheet of each source of masks
+        assert f"<h3>{part}</h3>\n<figure><img" in page
+    assert str(tmp_path) not in page
     report = (tmp_path / "out" / "report.md").read_text()
     assert "Clusters of plain." in report
     assert "grass 0." in report or "| grass |" in report
+
+
+def fingerprints(recipe: Path, data: Path) -> dict[str, str]:
+    plan = load_pixelclip_recipe(str(recipe))
+    return {one.name: one.fingerprint for one in pixelclip_stages(plan, (0, 1), data / "out", data)}
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> tuple[Path, Path]:
+    """A recipe of photographs and its data: three pictures with masks, one that is scored."""
+    data, path = tmp_path / "data", tmp_path / "photos.toml"
+    write_photos(ScenesDataset(split="train", count=3, size_px=32), RegionsConfig(), data)
+    (data / "photos").rename(data / "pictures")
+    (data / "masks").rename(data / "json")
+    scored = data / "coco128_panoptic"
+    for kind, mode in (("images", "RGB"), ("semantic_masks", "L")):
+        (scored / kind / "val").mkdir(parents=True)
+        Image.new(mode, (8, 6)).save(scored / kind / "val" / "1.png")
+    (scored / "labels.tsv").write_text("mask_value\tname\n0\tnothing\n1\tsky-other\n2\tdog\n")
+    task = 'task = "coco128_panoptic133@whole"\n'
+    path.write_text(PHOTOS.format(clip="x") + TRAIN + task)
+    return path, data
+
+
+def test_other_names_are_another_naming_and_nothing_else(few: tuple[Path, Path]) -> None:
+    recipe, data = few
+    before = fingerprints(recipe, data)
+    recipe.write_text(recipe.read_text().replace("sky,grass,cat", "sky,grass,dog"))
+    after = fingerprints(recipe, data)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"name-superpixels", "name-plain", "report"}
+
+
+def test_other_scored_files_are_another_evaluation(few: tuple[Path, Path]) -> None:
+    recipe, data = few
+    before = fingerprints(recipe, data)
+    Image.new("RGB", (99, 98)).save(data / "coco128_panoptic" / "images" / "val" / "1.png")
+    after = fingerprints(recipe, data)
+    changed = {name for name in before if before[name] != after[name]}
+    arms = {f"evaluate-{arm}-{seed}" for arm in ("superpixels", "plain") for seed in (0, 1)}
+    assert changed == arms | {"untuned-0", "untuned-1", "report"}
+
+
+def test_names_and_masks_may_be_left_out_where_others_say_them(few: tuple[Path, Path]) -> None:
+    recipe, data = few
+    recipe.write_text(recipe.read_text().replace('names = "sky,grass,cat"\n', ""))
+    plan = load_pixelclip_recipe(str(recipe))
+    assert plan.photos is not None
+    assert photos_world(plan, plan.photos, data).names == ("sky", "dog")  # as the task asks
+    recipe.write_text(recipe.read_text().replace('masks = "json"\n', ""))
+    with pytest.raises(RecipeError, match=r"photos\.masks must name the folder"):
+        load_pixelclip_recipe(str(recipe))
+    recipe.write_text(recipe.read_text().replace('["superpixels", "plain"]', '["superpixels"]'))
+    assert load_pixelclip_recipe(str(recipe)).sources == {"superpixels"}
+
+
+def test_random_weights_are_of_the_seed(few: tuple[Path, Path]) -> None:
+    recipe, data = few
+    text = recipe.read_text().replace("local-dir:x", "ViT-S-32")
+    recipe.write_text(text.replace('pretrained = ""', 'pretrained = "random"'))
+    plan = load_pixelclip_recipe(str(recipe))
+    assert plan.photos is not None
+    clips = [photos_world(plan, plan.photos, data).clip(seed) for seed in (0, 1)]
+    assert [clip.seed for clip in clips] == [0, 1]
+    assert clips[0].name != clips[1].name
 
 
 @pytest.mark.parametrize(

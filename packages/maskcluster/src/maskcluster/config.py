@@ -209,7 +209,9 @@ class ViewConfig:
     """Masks with fewer pixels on their grid are dropped."""
 
     max_masks: int = 0
-    """Masks of a photograph that are used, the largest first; 0 uses all, as published."""
+    """Masks of a view that are used, the largest on its grid first; 0 uses all, as published. It
+    bounds a step's memory; how many of a photograph are stored and read at all is
+    `MaskRules.max_masks`."""
 
     def __post_init__(self) -> None:
         _check_at_least(

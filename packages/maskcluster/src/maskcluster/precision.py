@@ -1,5 +1,7 @@
 """The number format in which the towers and the decoder compute."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -48,6 +50,24 @@ def wants_tf32(precision: Precision) -> bool:
     """
     check_precision(precision)
     return precision == "tf32"
+
+
+@contextmanager
+def float32_products(precision: Precision) -> Iterator[None]:
+    """Compute products of float32 on GPUs as `precision` says, as long as the context is open.
+
+    With `tf32` matrix products and convolutions are rounded to it, otherwise neither is (PyTorch's
+    own default rounds convolutions).
+    """
+    rounds = wants_tf32(precision)
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if rounds else "highest")
+    torch.backends.cudnn.allow_tf32 = rounds
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def _has_bfloat16(device: torch.device) -> bool:

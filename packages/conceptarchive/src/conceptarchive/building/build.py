@@ -104,9 +104,8 @@ def build_archive(  # noqa: PLR0913  (inputs, settings and provenance, all by na
         with engine.lock(job.work):
             for stage in stages(job, engine):
                 engine.run(stage, job)
-            refuse_other_inputs(job)
-            tidy(job)
     refuse_other_inputs(job)
+    tidy(job)  # a build that was killed after its last file has not
     return ConceptArchive.open(out)
 
 

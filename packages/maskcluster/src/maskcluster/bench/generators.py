@@ -1,8 +1,5 @@
 """Speed of masks: sampling run lengths, and each generator on one machine."""
 
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -10,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskcluster.bench.timing import Call, time_calls
 from maskcluster.generators.dino import DINO_S16, DenseBackbone, DinoMasks, cluster_tokens
 from maskcluster.generators.protocol import Photo
 from maskcluster.generators.sam import SamMasks, SamOptions, stability_of
@@ -27,7 +25,8 @@ def measure(device: torch.device) -> dict[str, Any]:
         device: of DINO and SAM; sampling and superpixels run on the CPU.
 
     Returns:
-        For each part its milliseconds and, where there is a plain way, those and the ratio.
+        For each part `ways` with `median_ms`, `p20_ms` and `p80_ms`: `ours` and, where there is a
+        plain way, `plain` and the `ratio` of their medians.
     """
     return {
         "rle_sample": _rle_sample(),
@@ -61,9 +60,12 @@ def _rle_sample() -> dict[str, Any]:
 
 def _superpixels() -> dict[str, Any]:
     photo = _photo(*COCO_SIZE)
-    cpu = torch.device("cpu")
-    made = {"slic": Slic(), "felzenszwalb": Felzenszwalb()}
-    return {name: {"ms": _time(lambda g=g: g(photo), cpu, 3)} for name, g in made.items()}  # type: ignore[misc]  # bound now
+    slic, felzenszwalb = Slic(), Felzenszwalb()
+    calls: dict[str, Call] = {
+        "slic": lambda: slic(photo),
+        "felzenszwalb": lambda: felzenszwalb(photo),
+    }
+    return {"ways": time_calls(calls, torch.device("cpu"), repeats=3)}
 
 
 def _kmeans(device: torch.device) -> dict[str, Any]:
@@ -87,8 +89,9 @@ def _dino(device: torch.device) -> dict[str, Any]:
     backbone = DenseBackbone(model, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).to(device)
     generator = DinoMasks(backbone, {})
     photos = [_photo(*COCO_SIZE)] * (16 if device.type == "cuda" else 2)
-    ms = _time(lambda: generator.many(photos), device, 3)
-    return {"photos": len(photos), "ms_each": ms / len(photos)}
+    found = time_calls({"ours": lambda: generator.many(photos)}, device, repeats=3)["ours"]
+    each = {name: value / len(photos) for name, value in found.items()}
+    return {"photos": len(photos), "ways": {"one photograph": each}}
 
 
 class _Blobs:
@@ -144,24 +147,6 @@ def _photo(height: int, width: int) -> Photo:
     return (255 * smooth).byte().permute(1, 2, 0).contiguous().numpy()
 
 
-def _compare(
-    ours: Callable[[], object],
-    plain: Callable[[], object],
-    device: torch.device,
-    *,
-    repeats: int = 20,
-) -> dict[str, float]:
-    mine, theirs = _time(ours, device, repeats), _time(plain, device, repeats)
-    return {"ms": mine, "plain_ms": theirs, "ratio": theirs / mine}
-
-
-def _time(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median milliseconds; the first call is not counted."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(1e3 * (time.perf_counter() - start))
-    return median(times[1:])
+def _compare(ours: Call, plain: Call, device: torch.device, *, repeats: int = 20) -> dict[str, Any]:
+    ways = time_calls({"ours": ours, "plain": plain}, device, repeats=repeats)
+    return {"ways": ways, "ratio": ways["plain"]["median_ms"] / ways["ours"]["median_ms"]}

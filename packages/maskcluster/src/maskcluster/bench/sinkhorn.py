@@ -15,11 +15,9 @@ there in a thousand iterations.
 """
 
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskcluster.bench.timing import Call, once_ms, spread
 from maskcluster.ops.sinkhorn import LARGEST, balanced_assign
 from maskcluster.ops.sinkhorn.reference import balanced_assign_reference
 
@@ -35,7 +34,6 @@ log = logging.getLogger(__name__)
 MASKS, CLUSTERS, DIM, EPS, ITERATIONS = 4800, 64, 512, 0.01, 3
 GPU_SIZES = ((4800, 64), (4800, 256), (50_000, 64), (50_000, 512))
 
-Call = Callable[[], object]
 Figures = dict[str, Any]
 
 
@@ -46,9 +44,9 @@ def measure(device: torch.device) -> Figures:
         device: a GPU, or the CPU.
 
     Returns:
-        On a CPU milliseconds of each way, what they reach, and `sinkhorn_ratio_to_pot`, above 1 in
-        our favour (absent without POT); on a GPU for each size milliseconds of each way, and of
-        reading the logits once.
+        `ways`, each with `median_ms`, `p20_ms` and `p80_ms`. On a CPU also what they reach, and
+        `sinkhorn_ratio_to_pot`, above 1 in our favour (absent without POT); on a GPU they are of
+        each size, beside `floor_ms`, reading the logits once.
     """
     if device.type == "cuda":
         return {f"{m} x {k}": _on_gpu(m, k, device) for m, k in GPU_SIZES}
@@ -107,9 +105,10 @@ def _on_cpu() -> Figures:
     cluster, bias = balanced_assign(logits, ITERATIONS)
     tolerance = marginal_error((logits.double() + bias).softmax(dim=1) / MASKS)
     calls = cpu_calls(tolerance)
-    times = _time_in_turn(calls, torch.device("cpu"), repeats=31)
+    ways = _time_in_turn(calls, torch.device("cpu"), repeats=31)
+    times = {name: way["median_ms"] for name, way in ways.items()}
     figures: Figures = {"masks": MASKS, "clusters": CLUSTERS, "tolerance": tolerance}
-    figures |= {"threads": torch.get_num_threads(), "ms": times}
+    figures |= {"threads": torch.get_num_threads(), "ways": ways}
     plans = {name: torch.from_numpy(call()) for name, call in calls.items() if "pot" in name}
     if not plans:
         return figures
@@ -134,7 +133,7 @@ def _on_gpu(masks: int, clusters: int, device: torch.device) -> Figures:
     logits = cosines(masks, clusters, device) / EPS
     copy = torch.empty_like(logits)
     compiled = torch.compile(balanced_assign_reference)
-    times = _time_in_turn(
+    ways = _time_in_turn(
         {
             "ours": lambda: balanced_assign(logits, ITERATIONS),
             "ours, not waited for": lambda: balanced_assign_triton(logits, ITERATIONS, LARGEST),
@@ -147,10 +146,12 @@ def _on_gpu(masks: int, clusters: int, device: torch.device) -> Figures:
     )
     cluster, bias = balanced_assign(logits, ITERATIONS)
     want, exact = balanced_assign_reference(logits.double(), ITERATIONS)
+    ways["ours, kernel alone"] = _in_a_graph(
+        lambda: balanced_assign_triton(logits, ITERATIONS, LARGEST), device
+    )
     return {
-        "ms": times,
-        "kernel_ms": _graph_ms(lambda: balanced_assign_triton(logits, ITERATIONS, LARGEST), device),
-        "floor_ms": times["copy"] / 2,
+        "ways": ways,
+        "floor_ms": ways["copy"]["median_ms"] / 2,
         "same_clusters_as_float64": float((cluster == want).float().mean()),
         "bias_error": float((bias - exact).abs().max()),
     }
@@ -158,8 +159,8 @@ def _on_gpu(masks: int, clusters: int, device: torch.device) -> Figures:
 
 def _time_in_turn(
     calls: Mapping[str, Call], device: torch.device, *, repeats: int
-) -> dict[str, float]:
-    """Median milliseconds; calls take turns, so that all see the same machine.
+) -> dict[str, dict[str, float]]:
+    """Median, 20th and 80th percentile; calls take turns, so that all see the same machine.
 
     In each turn a call is made twice and the second is timed: logits that were just computed are in
     the cache, not what another call left there.
@@ -168,16 +169,13 @@ def _time_in_turn(
     for turn in range(repeats + 2):
         for name, call in calls.items():
             call()
-            _wait(device)
-            start = time.perf_counter()
-            call()
-            _wait(device)
+            elapsed = once_ms(call, device)
             if turn >= 2:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: median(found) for name, found in times.items()}
+                times[name].append(elapsed)
+    return {name: spread(found) for name, found in times.items()}
 
 
-def _graph_ms(call: Call, device: torch.device, *, repeats: int = 100) -> float:
+def _in_a_graph(call: Call, device: torch.device, *, repeats: int = 100) -> dict[str, float]:
     """Milliseconds of a call in a CUDA graph, where launching costs next to nothing."""
     call()
     torch.cuda.synchronize(device)
@@ -185,9 +183,5 @@ def _graph_ms(call: Call, device: torch.device, *, repeats: int = 100) -> float:
     with torch.cuda.graph(graph):
         for _ in range(repeats):
             call()
-    return _time_in_turn({"graph": graph.replay}, device, repeats=5)["graph"] / repeats
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    found = _time_in_turn({"graph": graph.replay}, device, repeats=5)["graph"]
+    return {name: value / repeats for name, value in found.items()}

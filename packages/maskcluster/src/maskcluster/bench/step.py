@@ -35,11 +35,11 @@ from maskcluster.config import (
 from maskcluster.data.loader import Batch
 from maskcluster.errors import MaskClusterError
 from maskcluster.model.pixelclip import PixelCLIP
-from maskcluster.precision import Precision, wants_bfloat16
+from maskcluster.precision import Precision, float32_products, wants_bfloat16
 from maskcluster.training.flops import step_flops
 from maskcluster.training.launch import Ranks
 from maskcluster.training.schedule import build_optimizer
-from maskcluster.training.step import float32_products, training_step
+from maskcluster.training.step import training_step
 
 MODEL = ModelConfig(pretrained="random")
 IMAGE_PX = 320

@@ -64,6 +64,7 @@ def _times(figures: Figures) -> Iterator[str]:
         )
 
 
+TIMES = ("median_ms", "p20_ms", "p80_ms")
 PARTS = ("sinkhorn", "mask_pool", "mask_bce", "step", "ema", "text")
 
 
@@ -73,7 +74,7 @@ def _rows(part: str, found: Figures) -> Iterator[str]:
         if "failed" in times:
             yield f"| {part} | {way} | {times['failed']} | | | | {floors} |"
             continue
-        three = " | ".join(_number(times.get(name)) for name in ("median_ms", "p20_ms", "p80_ms"))
+        three = " | ".join(_number(times.get(name)) for name in TIMES)
         peak = times.get("peak_bytes")
         memory = "" if peak is None else f"{peak / 2**20:.0f}"
         yield f"| {part} | {way} | {three} | {memory} | {floors} |"
@@ -86,15 +87,13 @@ def _number(value: float | None) -> str:
 def _generators(found: Figures) -> Iterator[str]:
     if not found:
         return
-    yield from ("", "| masks | ms | plain ms | ratio |", "|---|---|---|---|")
-    for name, times in found.items():
-        if "ms" in times and "plain_ms" in times:
-            yield f"| {name} | {times['ms']:.3g} | {times['plain_ms']:.3g} | {times['ratio']:.1f} |"
-        elif "ms_each" in times:
-            yield f"| {name}, one photograph | {times['ms_each']:.3g} | | |"
-        else:
-            for kind, each in times.items():
-                yield f"| {kind} | {each['ms']:.3g} | | |"
+    head = "| masks | way | median ms | 20 % | 80 % | plain to ours |"
+    yield from ("", head, "|---|---|---|---|---|---|")
+    for name, part in found.items():
+        for way, times in part["ways"].items():
+            three = " | ".join(_number(times[key]) for key in TIMES)
+            ratio = f"{part['ratio']:.1f}" if way == "ours" else ""
+            yield f"| {name} | {way} | {three} | {ratio} |"
 
 
 def _loader(found: Figures) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Boxes of masks, and which of them to keep. All boxes are half-open XYXY."""
 
 from torch import Tensor
-from torchvision.ops import nms  # type: ignore[import-untyped]  # it has no types
 
 
 def near_crop_edge(
@@ -38,5 +37,7 @@ def keep_best(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     Returns:
         (k,) int64, by falling score.
     """
+    from torchvision.ops import nms  # type: ignore[import-untyped]  # it has no types
+
     kept: Tensor = nms(boxes.float(), scores.float(), threshold)
     return kept

@@ -183,7 +183,9 @@ class MaskRules:
     """Part of the photograph; with 1 full masks are kept. SA-1B was made with 0.95."""
 
     max_masks: int = 1024
-    """Of more masks in a photograph the largest are kept."""
+    """Of more masks in a photograph the largest are kept, by their pixels in the photograph. It
+    bounds what is stored and read; how many of them a step is trained on, out of a crop, is
+    `ViewConfig.max_masks`."""
 
     unique: bool = True
     """Of equal masks the one with the highest predicted IoU is kept, the first at a tie."""

@@ -323,3 +323,9 @@ def _visual(clip: Clip) -> nn.Module:
     visual = clip.model.visual
     assert isinstance(visual, nn.Module)
     return visual
+
+
+def clip_of(model: PixelCLIP) -> Clip:
+    """The CLIP model inside, tuned as it is."""
+    mean, std = (tuple(row.flatten().tolist()) for row in (model.mean, model.std))
+    return Clip(model=model.clip, tokenizer=model.tokenizer, mean=mean, std=std)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,9 @@ from maskcluster.errors import DataError, MaskClusterError, UsageError
 from maskcluster.files import sweep
 from maskcluster.masks.mask_set import MaskSet, MaskSource
 from maskcluster.masks.photo_files import Photo, find_photos, open_photo
-from maskcluster.model.clip import Clip
-from maskcluster.model.pixelclip import PixelCLIP, build_prompts
-from maskcluster.model.prompts import TEMPLATES, TextTower
+from maskcluster.model.pixelclip import PixelCLIP, build_prompts, clip_of
 from maskcluster.naming.names import (
     NamedCluster,
-    class_rows,
     name_clusters,
     read_names,
     short_name,
@@ -29,6 +27,7 @@ from maskcluster.naming.page import write_page
 from maskcluster.naming.pictures import draw_seen
 from maskcluster.naming.predictions import Seen, look, mask_counts, pixel_shares
 from maskcluster.naming.tsne import draw_tsne, tsne
+from maskcluster.segmenting.bank import class_bank, encode_prompts
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ def name(  # noqa: PLR0913  # every option of the command
     try:
         with torch.no_grad():
             rows = model.prompts()  # (K, D)
-            word_rows = class_rows(TextTower(clip_of(model)), words, TEMPLATES)  # (n, D)
+            word_rows = class_bank(partial(encode_prompts, model), words)  # (n, D)
         found = _masks_of(masks, list(chosen))
         seen = look(model, chosen, found, image_px=image_px, mask_px=mask_px)
     finally:
@@ -161,12 +160,6 @@ def starting_rows(model: PixelCLIP, config: ClusterConfig, *, seed: int = 0) -> 
         raise ValueError("a run without clustering has no class prompts")
     rows: Tensor = prompts.to(model.mean.device)()
     return rows
-
-
-def clip_of(model: PixelCLIP) -> Clip:
-    """The CLIP model inside, tuned as it is."""
-    mean, std = (tuple(row.flatten().tolist()) for row in (model.mean, model.std))
-    return Clip(model=model.clip, tokenizer=model.tokenizer, mean=mean, std=std)
 
 
 def _read_photos(photos: Path, masks: MaskSource | None, most: int) -> dict[str, Photo]:

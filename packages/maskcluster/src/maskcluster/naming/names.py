@@ -7,19 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maskcluster.errors import DataError, UsageError
 from maskcluster.files import hash_json, write_json, write_text
-from maskcluster.model.prompts import TEMPLATES, TextTower, name_rows
 from maskcluster.precision import wide
+from maskcluster.segmenting.bank import SYNONYMS
 
 KIND, VERSION = "maskcluster.names", 1
-
-SYNONYMS = ", "
-"""Between words for one class on a line of a list: "cow, cattle"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,32 +140,6 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason})") from error
-
-
-@torch.no_grad()
-def class_rows(
-    text: TextTower, names: Sequence[str], templates: Sequence[str] = TEMPLATES
-) -> Tensor:
-    """Features of class names as the published model is tested with them.
-
-    The mean of unit rows over all templates and all synonyms of a name, of unit length.
-
-    Args:
-        text: the tower.
-        names: n, of which each may be several words for one class, as of `read_names`.
-        templates: sentences with one `{}`.
-
-    Returns:
-        (n, D).
-    """
-    words = [[word for word in name.split(SYNONYMS) if word.strip()] for name in names]
-    flat = [word for each in words for word in each]
-    owner = torch.arange(len(names)).repeat_interleave(torch.tensor([len(e) for e in words]))
-    unit = torch.stack([name_rows(text, flat, (one,)) for one in templates]).mean(dim=0)  # (R, D)
-    summed = unit.new_zeros(len(names), unit.shape[1])
-    summed.index_add_(0, owner.to(unit.device), unit)
-    counts = owner.bincount(minlength=len(names)).to(unit)
-    return F.normalize(summed / counts[:, None], dim=1)
 
 
 def short_name(name: str) -> str:

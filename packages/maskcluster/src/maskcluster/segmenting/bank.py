@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from maskcluster.model.clip import Clip
-from maskcluster.model.pixelclip import PixelCLIP
+from maskcluster.model.pixelclip import PixelCLIP, clip_of
 from maskcluster.model.prompts import TEMPLATES, TextTower
 from maskcluster.precision import wide
 
@@ -112,9 +111,3 @@ def _reader(model: PixelCLIP) -> Callable[[Tensor], Tensor]:
         return tower(tower.embed(kept), last.to(device))  # type: ignore[no-any-return]  # nn.Module
 
     return read
-
-
-def clip_of(model: PixelCLIP) -> Clip:
-    """The CLIP model inside, tuned as it is."""
-    mean, std = (tuple(row.flatten().tolist()) for row in (model.mean, model.std))
-    return Clip(model=model.clip, tokenizer=model.tokenizer, mean=mean, std=std)

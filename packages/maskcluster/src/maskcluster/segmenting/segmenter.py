@@ -13,7 +13,7 @@ from torch import Tensor
 from maskcluster.masks.photo_files import Photo
 from maskcluster.model.pixelclip import PixelCLIP, cosines
 from maskcluster.model.prompts import TEMPLATES
-from maskcluster.precision import Precision, check_precision, wants_bfloat16, wants_tf32
+from maskcluster.precision import Precision, check_precision, float32_products, wants_bfloat16
 from maskcluster.segmenting.bank import class_bank, encode_prompts
 from maskcluster.segmenting.squares import GRID, best_class, resized, to_square
 
@@ -245,17 +245,12 @@ class PixelCLIPSegmenter:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """Compute towers in the format that was asked for."""
-        rounds = wants_tf32(self.precision)
-        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-        torch.set_float32_matmul_precision("high" if rounds else "highest")
-        torch.backends.cudnn.allow_tf32 = rounds
-        try:
-            bfloat16 = wants_bfloat16(self.precision, self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-                yield
-        finally:
-            torch.set_float32_matmul_precision(before[0])
-            torch.backends.cudnn.allow_tf32 = before[1]
+        bfloat16 = wants_bfloat16(self.precision, self.device)
+        with (
+            float32_products(self.precision),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16),
+        ):
+            yield
 
 
 def last_block_of(model: PixelCLIP) -> str:

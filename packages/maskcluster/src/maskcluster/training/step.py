@@ -1,7 +1,5 @@
 """One step of training: teacher, forward, backward, clipping, AdamW."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -11,7 +9,7 @@ from torch.optim import Optimizer
 from maskcluster.config import OptimConfig
 from maskcluster.data.loader import Batch
 from maskcluster.model.pixelclip import PixelCLIP, StepOutput
-from maskcluster.precision import Precision, wants_bfloat16, wants_tf32
+from maskcluster.precision import wants_bfloat16
 from maskcluster.training.launch import Ranks
 
 
@@ -57,21 +55,3 @@ def _clip(optimizer: Optimizer, most: float) -> Tensor:
     if most:
         nn.utils.clip_grads_with_norm_(tensors, most, norm)
     return norm
-
-
-@contextmanager
-def float32_products(precision: Precision) -> Iterator[None]:
-    """Compute products of float32 on GPUs as `precision` says, as long as the context is open.
-
-    With `tf32` matrix products and convolutions are rounded to it, otherwise neither is (PyTorch's
-    own default rounds convolutions).
-    """
-    rounds = wants_tf32(precision)
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if rounds else "highest")
-    torch.backends.cudnn.allow_tf32 = rounds
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]

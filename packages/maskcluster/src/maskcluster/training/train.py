@@ -20,6 +20,7 @@ from maskcluster.errors import DivergedError, RecipeError
 from maskcluster.files import folder_lock
 from maskcluster.model.clip import Clip
 from maskcluster.model.pixelclip import PixelCLIP, StepOutput
+from maskcluster.precision import float32_products
 from maskcluster.training.checkpoint import (
     clear_unfinished,
     find_checkpoints,
@@ -31,7 +32,7 @@ from maskcluster.training.logs import LOG_NAME, Meter, open_log
 from maskcluster.training.monitor import Figure, Tally, cluster_statistics
 from maskcluster.training.pictures import draw_clusters
 from maskcluster.training.schedule import build_optimizer, rate_share, set_rates
-from maskcluster.training.step import float32_products, training_step
+from maskcluster.training.step import training_step
 
 log = logging.getLogger(__name__)
 
