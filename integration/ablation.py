@@ -71,6 +71,7 @@ def ablation_stages(
     report = Stage(
         name="ablation",
         settings={"recipe": recipe.name, "summary": recipe.summary},
+        version=2,
         inputs=(study, *trained),
         run=lambda folder: write_ablation(
             folder,

@@ -13,7 +13,7 @@ def checksums(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     named = {path.relative_to(folder): path for path in files if path.suffix not in UNFINISHED}
     return {
-        name.as_posix(): _checksum(path)
+        name.as_posix(): checksum(path)
         for name, path in named.items()
         if not any(part.startswith(".") for part in name.parts)
     }
@@ -25,15 +25,16 @@ def find_damage(folder: Path, noted: Mapping[str, str]) -> str | None:
     Returns:
         The first file that is not what it was and what is wrong with it; None when all are.
     """
-    for name, checksum in noted.items():
+    for name, noted_sum in noted.items():
         path = folder / name
         if not path.is_file():
             return f"{path}: is gone"
-        if _checksum(path) != checksum:
+        if checksum(path) != noted_sum:
             return f"{path}: is not as it was written ({path.stat().st_size} bytes now)"
     return None
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,6 +7,7 @@ pairs that nobody trains GroupViT on, whose captions are as incomplete as the ot
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ from integration.stage import write_text
 
 END_OF_TEXT = 49407
 _STATE = "unfinished.pt"
+_FULL = r"inline_container|PytorchStreamWriter|unexpected pos|os error (28|122|27)\b"
+"""What torch and safetensors say when a disk, a quota or a file is full; they set no errno."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,10 +228,14 @@ def _replacing(path: Path) -> Iterator[Path]:
     """
     unfinished = path.with_suffix(".tmp")
     try:
+        unfinished.touch()  # a folder that refuses says so here, with its errno
         yield unfinished
         unfinished.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' writers
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        is_writers = isinstance(error, RuntimeError | SafetensorError)
+        if not (is_writers and re.search(_FULL, str(error))):
+            raise
         reason = shorten(str(error), 200)
         raise OSError(
             f"{path}: cannot be written ({reason}); make room and run the command again to go on"

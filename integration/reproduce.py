@@ -154,10 +154,13 @@ def _run(
     if dry_run:
         print("\n".join(describe(stages, root)))
         return
-    run_stages(stages, root, stream=sys.stderr, again_from=from_stage)
-    _publish(stages[-1].folder(root), root, names)
-    print((root / names[0]).read_text(encoding="utf-8"))
-    print(f"Report with pictures: {root / names[1]}")
+
+    def tell() -> None:
+        _publish(stages[-1].folder(root), root, names)
+        print((root / names[0]).read_text(encoding="utf-8"))
+        print(f"Report with pictures: {root / names[1]}")
+
+    run_stages(stages, root, stream=sys.stderr, again_from=from_stage, then=tell)
 
 
 def groupvit(

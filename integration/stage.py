@@ -91,7 +91,12 @@ class Stage:
 
 
 def run_stages(
-    stages: Sequence[Stage], out: Path, *, stream: TextIO, again_from: str | None = None
+    stages: Sequence[Stage],
+    out: Path,
+    *,
+    stream: TextIO,
+    again_from: str | None = None,
+    then: Callable[[], None] | None = None,
 ) -> None:
     """Check what is done, and run what is not, in order.
 
@@ -100,6 +105,7 @@ def run_stages(
         out: root of all stage folders.
         stream: where progress goes, one line a stage.
         again_from: forget the results of this stage and of all after it.
+        then: reads what stages left, before another process may work in `out`.
 
     Raises:
         RecipeError: no stage is called `again_from`.
@@ -112,6 +118,8 @@ def run_stages(
             stage.check(out)
         _forget(stages[len(kept) :], out)
         _run_left(stages, out, stream)
+        if then is not None:
+            then()
 
 
 def _run_left(stages: Sequence[Stage], out: Path, stream: TextIO) -> None:

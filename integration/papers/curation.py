@@ -78,9 +78,10 @@ def write_archive(
     curation: Curation,
     anchors: Sequence[Path],
     pool: Sequence[Path],
+    folder: Path,
+    *,
     words: Path,
     ranks: Ranks,
-    folder: Path,
 ) -> None:
     """Build an archive of all sets, every rank a part of it.
 
@@ -89,9 +90,9 @@ def write_archive(
         curation: of the arm.
         anchors: folders of embeddings to enrich.
         pool: folders to search; the same where the pairs are their own pool.
+        folder: gets `archive/`, and how references were searched.
         words: folder of `write_vocabulary`.
         ranks: this process among the others.
-        folder: gets `archive/`, and how references were searched.
     """
     enriched = Embeddings.open(*anchors)
     searched = enriched if list(pool) == list(anchors) else Embeddings.open(*pool)

@@ -5,7 +5,7 @@ the others for what all of them share (embedding, archives, training, evaluation
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -74,6 +74,7 @@ def run_together(
     *,
     stream: TextIO,
     again_from: str | None = None,
+    then: Callable[[], None] | None = None,
 ) -> None:
     """Run what is not done, the stages called `shared` on all ranks.
 
@@ -87,12 +88,14 @@ def run_together(
         ranks: this process among the others.
         stream: where progress goes, of the first rank.
         again_from: forget the results of this stage and of all after it.
+        then: of the first rank; reads what stages left, before another run may work in `out`.
     """
     if not ranks.leads:
         _follow({stage.name: stage for stage in stages}, out)
         return
     led = [replace(s, run=partial(_call_all, s)) if s.name in shared else s for s in stages]
-    run_stages(led if ranks.world > 1 else stages, out, stream=stream, again_from=again_from)
+    todo = led if ranks.world > 1 else stages
+    run_stages(todo, out, stream=stream, again_from=again_from, then=then)
     if ranks.world > 1:
         dist.broadcast_object_list([None])
 

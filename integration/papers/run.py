@@ -105,7 +105,7 @@ def _run(
     plan = plan_run(recipe, {a: configs[a, 0] for a in recipe.arms}, capped, seeds, on)
     out = options.out or OUT
     head = heading(recipe, configs[recipe.arms[0], 0], capped, rehearsal)
-    announce(head, findings, data, plan, on, out, stream)
+    announce(head, findings, plan, data=data, machine=on, out=out, stream=stream)
     require(findings, recipe.name, data)
     run = Run(
         recipe=recipe,
@@ -119,14 +119,17 @@ def _run(
     )
     work = paper_stages(run)
     report = partial(write_report, run, work)
-    carry_out(work.stages, work.shared, report, out, ranks, options, stream)
+    carry_out(
+        work.stages, work.shared, report, out=out, ranks=ranks, options=options, stream=stream
+    )
 
 
 def announce(
     head: str,
     findings: Sequence[Finding],
-    data: Path,
     plan: Sequence[Step],
+    *,
+    data: Path,
     machine: Machine,
     out: Path,
     stream: TextIO | None,
@@ -141,6 +144,7 @@ def carry_out(
     stages: Sequence[Stage],
     shared: Sequence[str],
     report: Callable[[], str],
+    *,
     out: Path,
     ranks: Ranks,
     options: Options,
@@ -161,9 +165,12 @@ def carry_out(
         if stream is not None:
             print("\n".join(describe(stages, out)), file=stream)
         return
-    run_together(stages, shared, out, ranks, stream=sys.stderr, again_from=options.from_stage)
-    if stream is not None:
+
+    def tell() -> None:
         print(report(), file=stream)
+
+    again = options.from_stage
+    run_together(stages, shared, out, ranks, stream=sys.stderr, again_from=again, then=tell)
 
 
 def configs_of(

@@ -85,6 +85,12 @@ class Scorer:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def forget(self) -> None:
+        """Let the last model go: the next training has its memory."""
+        self._last = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _model(self, trained: Path) -> GroupViT:
         if self._last is None or self._last[0] != trained:
             self._last = None  # before the next one takes memory

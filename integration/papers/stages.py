@@ -81,10 +81,11 @@ def paper_stages(run: Run) -> Work:
         cost=run.costs["index"],
     )
     archives, before = _curation(run, sets, samples, paths) if run.recipe.curates else ({}, [])
-    trained = {
-        (arm, seed): _train(run, arm, seed, index, archives, paths) for arm, seed in run.configs
-    }
     scorer = Scorer(run.data, run.limit, run.ranks)
+    trained = {
+        (arm, seed): _train(run, arm, seed, index, archives, paths=paths, scorer=scorer)
+        for arm, seed in run.configs
+    }
     scores = {key: _scores(run, *key, stage, scorer) for key, stage in trained.items()}
     judged = [stage for each in scores.values() for stage in each.values()]
     after = [stage for key in trained for stage in (trained[key], *scores[key].values())]
@@ -162,8 +163,8 @@ def _curation(
                 curation,
                 [stage.folder(run.out) for stage in anchors],
                 [stage.folder(run.out) for stage in pool],
-                words.folder(run.out),
-                run.ranks,
+                words=words.folder(run.out),
+                ranks=run.ranks,
             ),
             cost=run.costs[f"archive-{name}"],
         )
@@ -197,26 +198,33 @@ def _train(
     seed: int,
     index: Stage,
     archives: Mapping[str, Stage],
+    *,
     paths: Mapping[str, Callable[[], list[Path]]],
+    scorer: Scorer,
 ) -> Stage:
     """Training of an arm with a seed."""
     config, curation = run.configs[arm, seed], ARMS[arm]
     archive = None if curation is None else archives[archive_name(curation)]
     learnt = {key: value for key, value in asdict(config).items() if key != "machine"}
     learnt["data"] = {k: v for k, v in learnt["data"].items() if k not in ("sets", "workers")}
+
+    def work(folder: Path) -> None:
+        scorer.forget()
+        train_pairs(
+            config,
+            {name: paths[name]() for name in run.recipe.sets},
+            index.folder(run.out),
+            folder,
+            archive=None if archive is None else archive.folder(run.out) / "archive",
+            ranks=run.ranks,
+            label=f"train {arm}, seed {seed}",
+        )
+
     return Stage(
         name=f"train-{arm}-{seed}",
         settings={"train": learnt, "sets": list(run.recipe.sets)},
         inputs=(index,) if archive is None else (index, archive),
-        run=lambda folder: train_pairs(
-            config,
-            {name: paths[name]() for name in run.recipe.sets},
-            index.folder(run.out),
-            None if archive is None else archive.folder(run.out) / "archive",
-            run.ranks,
-            f"train {arm}, seed {seed}",
-            folder,
-        ),
+        run=work,
         cost=run.costs[f"train-{arm}-{seed}"],
     )
 

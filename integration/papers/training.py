@@ -29,10 +29,11 @@ def train_pairs(
     config: TrainConfig,
     shards: Mapping[str, Sequence[Path]],
     index: Path,
+    folder: Path,
+    *,
     archive: Path | None,
     ranks: Ranks,
     label: str,
-    folder: Path,
 ) -> None:
     """Train one arm; a killed run goes on from its last checkpoint, with any number of ranks.
 
@@ -40,10 +41,10 @@ def train_pairs(
         config: of the arm.
         shards: of every set.
         index: folder of `write_index`.
+        folder: of the stage.
         archive: that concepts are drawn from; None draws nouns and verbs of captions.
         ranks: this process among the others.
         label: what progress calls it.
-        folder: of the stage.
 
     Raises:
         DataMissingError: the archive does not know pairs that are trained on.

@@ -17,7 +17,7 @@ from integration.pixelclip.scenes import MASKS
 from integration.pixelclip.tuning import CLUSTERS, untuned_model
 from integration.progress import read_log
 from integration.stage import Stage
-from maskcluster import PixelCLIPSegmenter, contact_sheet, load_checkpoint
+from maskcluster import MaskClusterError, PixelCLIPSegmenter, contact_sheet, load_checkpoint
 
 STRIPS = 6
 """Pictures with truth and predictions."""
@@ -71,8 +71,12 @@ def mask_sheets(
         made = runs.masks.get(kind)
         source = mask_source(kind, world.masks if made is None else made.folder(out) / MASKS)
         sheet = folder / f"masks-{kind}.png"
-        contact_sheet(source, world.images, sheet, most=MASKED, columns=2)
-        parts += [f"<h3>{kind}</h3>", figure_tag(figures.png_file(sheet))]
+        try:
+            contact_sheet(source, world.images, sheet, most=MASKED, columns=2)
+            shown = figure_tag(figures.png_file(sheet))
+        except MaskClusterError as error:  # training has left that photograph out, and counted it
+            shown = f"<p>No sheet: {escape(str(error))}</p>"
+        parts += [f"<h3>{kind}</h3>", shown]
     return parts
 
 

@@ -1,12 +1,17 @@
 """What the stages of a PixelCLIP run work on, and what they leave."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from integration.checksums import checksum, checksums
 from integration.pixelclip.recipe import Source
 from integration.stage import Stage
 from segbench import Task
+
+LOCAL = "local-dir:"
+"""How open_clip names a folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +36,18 @@ class ClipFiles:
     @property
     def name(self) -> str:
         """What it is, wherever it lies: for the fingerprint of stages."""
+        if self.inputs:
+            return "trained here"
         drawn = f" {self.seed}" if self.pretrained == "random" else ""
-        return "trained here" if self.inputs else f"{self.architecture} {self.pretrained}{drawn}"
+        return f"{_content(self.architecture)} {_content(self.pretrained)}{drawn}"
+
+
+def _content(given: str) -> str:
+    """A name or a tag as it is; a file or a `local-dir:FOLDER` by what is in it."""
+    path = Path(given.removeprefix(LOCAL))
+    if given.startswith(LOCAL) and path.is_dir():
+        return json.dumps(checksums(path))
+    return checksum(path) if given and path.is_file() else given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

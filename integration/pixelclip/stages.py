@@ -48,7 +48,12 @@ def pixelclip_stages(
         stages += _seed_stages(recipe, seed, out, world, runs)
     report = Stage(
         name="report",
-        settings={"recipe": recipe.name, "summary": recipe.summary},
+        settings={
+            "recipe": recipe.name,
+            "summary": recipe.summary,
+            "about": {arm: recipe.arms[arm].about for arm in recipe.chosen},
+        },
+        version=2,
         inputs=(*runs.untuned.values(), *runs.scored.values(), *runs.named.values()),
         run=partial(write_report, recipe, out, runs, world),
         cost=recipe.costs.get("report", 1),
@@ -151,6 +156,7 @@ def _arm_stages(
     runs.named[name] = Stage(
         name=f"name-{name}",
         settings={"names": world.names},
+        version=2,
         inputs=(trained,),
         run=partial(name_run, recipe, name, world, source, trained.folder(out)),
         cost=cost.get("name", 1),

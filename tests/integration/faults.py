@@ -2,9 +2,10 @@
 
     python tests/integration/faults.py OUT.json [--verb pixelclip] [--kills 30] [--seed 0]
 
-A case passes when the numbers of results.json are, bit for bit, those of an unbroken run; or when
-the command ends with one line that names the trouble and an exit code of 1 to 4, and the same
-numbers come once its advice is followed. Every case calls the `main` of `integration.reproduce` in
+A case passes when the numbers of results.json are, bit for bit, those of an unbroken run; or, but
+for kills, when the command ends with one line that names the trouble and an exit code of 1 to 4,
+and the same numbers come once its advice is followed. OUT.md beside the JSON has the table. Every
+case calls the `main` of `integration.reproduce` in
 a process group of its own, forked after the imports, which take longer than the tiny run: no kill
 is wasted on them.
 """
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -47,6 +48,19 @@ PRELOADED = ["integration.reproduce", "textblob", "matplotlib.pyplot", "torch.ut
 """Modules that take seconds to import; a run would load the last three on its way."""
 IN_USE = "another process"
 """What the second command on a folder says."""
+NO_ROOM = ("No space", "too large", "make room")
+"""What a command on a full disk says, any of them."""
+POLL_S = 0.02
+FAULTS = {
+    "kills": "SIGKILL to the process group at a random moment, a third of the runs twice, then "
+    "the same command again",
+    "damage": "one file of a finished stage: 8 bytes flipped, cut in half, emptied or deleted",
+    "unfinished": "one file of a stage that was killed half-way or right before its end, damaged "
+    "in one of these ways",
+    "disk": "a disk or files with too little room, then with enough",
+    "two": "a second command on the same folder",
+}
+"""What the parts are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +132,20 @@ class Running:
     log: Path
     began: float
 
-    def kill_after(self, seconds: float) -> Ended:
-        """Kill its whole group at a moment, if it has not ended before."""
+    def kill_in(self, stage: str, seconds: float) -> Ended:
+        """Kill its whole group some seconds into a stage ("": its start), if it has not ended."""
+        while stage and self.process.exitcode is None:
+            if self.log.exists() and f"] {stage}: running" in self.log.read_text(errors="replace"):
+                break
+            if time.perf_counter() - self.began > WAIT_S:
+                raise TimeoutError(f"{stage} not begun after {WAIT_S} s: {self.log}")
+            self.process.join(POLL_S)
         self.process.join(seconds)
         if self.process.exitcode is None and self.process.pid is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:  # no group of its own yet, or it has just ended
+                self.process.kill()
         return self.ended(WAIT_S)
 
     def ended(self, wait_s: float) -> Ended:
@@ -207,19 +230,25 @@ class Trial:
         self.killed_in: Counter[str] = Counter()
         self.whole = top / "whole"
         self.renames = top / "renames"
-        for out, options in ((self.whole, {"renames": self.renames}), (top / "second", {})):
-            if not (out / "results.json").exists():  # or a trial in this folder has left it
-                ended = command.run(out, **options)
-                if ended.code != 0:
-                    raise RuntimeError(f"an unbroken run ended with {ended}")
+        if not (self.whole / "results.json").exists():  # or a trial in this folder has left it
+            self._unbroken(self.whole, renames=self.renames)
+        shutil.rmtree(top / "second", ignore_errors=True)
+        self.seconds = self._unbroken(top / "second")  # of this call and this machine
         self.same = numbers(self.whole)
         if self.same is None or numbers(top / "second") != self.same:
             raise RuntimeError(f"two unbroken runs differ: {self.whole} and {top / 'second'}")
-        notes = [json.loads(path.read_text()) for path in self.whole.glob("stages/*/stage.json")]
-        self.seconds = sum(note["seconds"] for note in notes)
-        names = [path.name[:-11] for path in (self.whole / "stages").iterdir()]
+        notes = [json.loads(p.read_text()) for p in top.glob("second/stages/*/stage.json")]
+        own = {note["name"]: float(note["seconds"]) for note in notes}
         order = [line.split("/")[0][:-11] for line in self.renames.read_text().splitlines()]
-        self.stages = sorted(names, key=lambda name: _last(order, name))
+        self.stages = sorted(own, key=lambda name: _last(order, name))
+        self.own = {"": max(self.seconds - sum(own.values()), 0.0), **own}
+
+    def _unbroken(self, out: Path, **options: Any) -> float:
+        """Run the command as it should run; the seconds that it took."""
+        ended = self.command.run(out, **options)
+        if ended.code != 0:
+            raise RuntimeError(f"an unbroken run ended with {ended}")
+        return ended.seconds
 
     def note(self, part: str, what: str, outcome: str, *, passed: bool, said: str = "") -> None:
         """Keep a case, and show it."""
@@ -234,7 +263,7 @@ class Trial:
         out: Path,
         ended: Ended,
         *,
-        named: str = "",
+        named: Sequence[str] = ("",),
         follow: Sequence[str] | None = (),
     ) -> None:
         """Whether numbers are the same, or the command said why not and what helps.
@@ -244,17 +273,16 @@ class Trial:
             what: the fault.
             out: folder of results, whose results.json was taken away before.
             ended: how the command ended.
-            named: a word that its one line must hold.
+            named: words of which its one line must hold one.
             follow: options that its advice stands for; None to leave it at the line.
         """
         said = " | ".join(ended.said).replace(str(self.top), "")
         if ended.code == 0:
-            alike = numbers(out) == self.same
-            self.note(part, what, "same numbers" if alike else "OTHER NUMBERS", passed=alike)
+            self._compare(part, what, out)
         elif not ended.in_one_line:
             last = said[-600:]
             self.note(part, what, f"code {ended.code}, not one line", passed=False, said=last)
-        elif named not in said:
+        elif not any(word in said for word in named):
             self.note(part, what, "the line names something else", passed=False, said=said)
         elif follow is None:
             self.note(part, what, "one line", passed=True, said=said)
@@ -264,35 +292,46 @@ class Trial:
             outcome = "one line, then same numbers" if alike else f"advice of no use: {again}"
             self.note(part, what, outcome, passed=alike, said=said)
 
+    def demand(self, part: str, what: str, out: Path, ended: Ended) -> None:
+        """Whether the command ended well, with the same numbers, and needed no advice."""
+        if ended.code == 0:
+            self._compare(part, what, out)
+        else:
+            said = " | ".join(ended.said).replace(str(self.top), "")[-600:]
+            self.note(part, what, f"code {ended.code}, not done", passed=False, said=said)
+
+    def _compare(self, part: str, what: str, out: Path) -> None:
+        alike = numbers(out) == self.same
+        self.note(part, what, "same numbers" if alike else "OTHER NUMBERS", passed=alike)
+
     # kills
 
     def kill(self, runs: int) -> None:
-        """SIGKILL at random moments, a third of the runs twice; then until it is done."""
-        out = self.top / "killed"
+        """SIGKILL in every stage in turn, a third of the runs twice; then the same command."""
+        out, stages = self.top / "killed", ["", *self.stages]
         for number in range(runs):
-            first = None
+            at, first = number % len(stages), None
             while first is None:  # it may have ended before the moment came
                 shutil.rmtree(out, ignore_errors=True)
-                first = self._kill(out)
-            second = self._kill(out) if self.random.random() < 1 / 3 else None
-            ended = self.command.run(out)
+                first = self._kill(out, stages[at])
+            again = self.random.random() < 1 / 3
+            second = self._kill(out, self.random.choice(stages[at:])) if again else None
             what = f"run {number}, killed {first}" + (f" and {second}" if second else "")
-            self.judge("kills", what, out, ended, named="-")
+            self.demand("kills", what, out, self.command.run(out))
             left = sorted(_names(out) - _names(self.whole))
             if left:
                 self.note("kills", what, f"left over: {left}", passed=False)
 
-    def _kill(self, out: Path) -> str | None:
-        """Kill a run somewhere and say where; None when it was done before."""
-        moment = self.random.uniform(0, self.seconds)
-        ended = self.command.start(out).kill_after(moment)
+    def _kill(self, out: Path, stage: str) -> str | None:
+        """Kill a run somewhere in a stage and say where; None when it was done before."""
+        moment = self.random.uniform(0, self.own[stage])
+        ended = self.command.start(out).kill_in(stage, moment)
         if ended.code == 0:
-            self.seconds = ended.seconds  # the machine is faster than it was
             return None
         self.killed_in[re.sub(r"-\d+$", "", ended.stage) or "before the first stage"] += 1
         if ended.code != -signal.SIGKILL:
             self.note("kills", f"{ended}", "not killed, and not done", passed=False)
-        return f"after {moment:.1f} s in {ended.stage or '-'}"
+        return f"after {ended.seconds:.1f} s in {ended.stage or '-'}"
 
     # damage
 
@@ -310,7 +349,7 @@ class Trial:
                 follow = None if stage in advised else ("--from", stage)
                 advised.update([stage] if ended.code else [])
                 what = f"{how} {_plain(path)}"
-                self.judge("damage", what, out, ended, named=path.name, follow=follow)
+                self.judge("damage", what, out, ended, named=(path.name,), follow=follow)
 
     def unfinished(self) -> None:
         """Every kind of file of a stage that was killed half-way or right before its end."""
@@ -336,7 +375,7 @@ class Trial:
                     DAMAGE[how](out / "stages" / folder.name / path)
                     what = f"{kind}, killed {where}: {how} {_plain(path)}"
                     ended, follow = self.command.run(out), ("--from", stage)
-                    self.judge("unfinished", what, out, ended, named=stage, follow=follow)
+                    self.judge("unfinished", what, out, ended, named=(stage,), follow=follow)
 
     def _one_of_each_kind(self, top: Path) -> list[Path]:
         """Files whose paths differ in more than numbers, hashes and arms."""
@@ -362,12 +401,17 @@ class Trial:
             room = int(size * (number + self.random.random()) / runs)
             with _small_disk(self.top / "disk", room) as grow:
                 limits = {} if grow is not None else {"largest": room // 10}
+                kind = (
+                    f"a disk of {room / MB:.1f} MB"
+                    if grow is not None
+                    else f"no file above {room / 10 / MB:.1f} MB (no disk could be mounted)"
+                )
                 out = self.top / "disk" / "out"
                 ended = self.command.run(out, **limits)
                 if grow is not None:
                     grow(3 * size)
-                what = f"room for {room / MB:.1f} of {size / MB:.1f} MB, in {ended.stage}"
-                self.judge("disk", what, out, ended)
+                what = f"{kind} for {size / MB:.1f} MB, in {ended.stage}"
+                self.judge("disk", what, out, ended, named=NO_ROOM)
 
     # two at once
 
@@ -472,10 +516,10 @@ def faults(
     parts: str = PARTS,
     work: Path | None = None,
 ) -> int:
-    """Break the command in every way, and write what came of it.
+    """Break the command in every way, and write what came of it, also when this breaks off.
 
     Args:
-        out: JSON file for all cases.
+        out: JSON file for all cases; a table goes beside it, as Markdown.
         verb: of the command.
         kills: runs that are killed.
         disks: runs on a disk that is too small.
@@ -486,6 +530,8 @@ def faults(
             left out.
     """
     began = time.perf_counter()
+    options = f"--verb {verb} --kills {kills} --disks {disks} --pairs {pairs} --seed {seed}"
+    command = f"python tests/integration/faults.py OUT.json {options} --parts {parts}"
     with tempfile.TemporaryDirectory() as temporary:
         top = (work or Path(temporary)).resolve()
         (top / "logs").mkdir(parents=True, exist_ok=True)
@@ -497,29 +543,68 @@ def faults(
             "disk": lambda: trial.disk(disks),
             "two": lambda: trial.two(pairs),
         }
+        broken_off: str | None = None
         try:
             for part in parts.split(","):
+                broken_off = f"in {part}"
                 todo[part]()
-        except KeyboardInterrupt:
-            parts = f"{parts} (stopped early)"
-    wrong = [case for case in trial.cases if not case.passed]
-    found = {
-        "command": f"python tests/integration/faults.py OUT.json --verb {verb} --kills {kills} "
-        f"--disks {disks} --pairs {pairs} --seed {seed} --parts {parts}",
+            broken_off = None
+        finally:  # hours of cases are not lost to an error in one of them
+            found = _found(trial, command, time.perf_counter() - began, broken_off)
+            out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            out.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
+    shown = {name: found[name] for name in ("passed", "failed", "outcomes")}
+    print(json.dumps(shown, indent=1))  # noqa: T201  # a command
+    return 1 if found["failed"] else 0
+
+
+def _found(trial: Trial, command: str, seconds: float, broken_off: str | None) -> dict[str, Any]:
+    """What is written."""
+    wrong = sum(not case.passed for case in trial.cases)
+    return {
+        "commands": [command],
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}",
         "seconds_of_one_run": round(trial.seconds, 1),
-        "seconds_in_all": round(time.perf_counter() - began),
-        "passed": len(trial.cases) - len(wrong),
-        "failed": len(wrong),
+        "seconds_in_all": round(seconds),
+        "broken_off": broken_off,
+        "passed": len(trial.cases) - wrong,
+        "failed": wrong,
         "killed_in": dict(sorted(trial.killed_in.items())),
         "outcomes": _outcomes(trial.cases),
         "cases": [asdict(case) for case in trial.cases],
     }
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    shown = {name: found[name] for name in ("passed", "failed", "outcomes")}
-    print(json.dumps(shown, indent=1))  # noqa: T201  # a command
-    return 1 if wrong else 0
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The table of what was found, and every case that failed."""
+    off = f" The trial broke off {found['broken_off']}." if found["broken_off"] else ""
+    rows = [
+        f"| {FAULTS[part]} | {', '.join(f'{n} x {outcome}' for outcome, n in counts.items())} |"
+        for part, counts in found["outcomes"].items()
+    ]
+    killed = ", ".join(f"{stage} {n}" for stage, n in found["killed_in"].items())
+    failed = [
+        f"- Failed: {case['part']}, {case['what']}: {case['outcome']} {case['said']}".rstrip()
+        for case in found["cases"]
+        if not case["passed"]
+    ]
+    return "\n".join(
+        [
+            "# Faults of `reproduce`",
+            "",
+            "On the tests' tiny recipe. When a case passes is said in tests/integration/faults.py.",
+            "",
+            *["```", *found["commands"], "```", ""],
+            f"{found['date']}, {found['machine']}. {found['passed']} cases passed, "
+            f"{found['failed']} failed.{off}",
+            "",
+            *["| fault | outcome |", "|---|---|", *rows],
+            *(["", f"Stages in which kills fell: {killed}."] if killed else []),
+            *(["", *failed] if failed else []),
+            "",
+        ]
+    )
 
 
 def _outcomes(cases: Sequence[Case]) -> dict[str, dict[str, int]]:

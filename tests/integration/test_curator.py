@@ -1,12 +1,14 @@
 """A small CLIP that is trained in the run."""
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from conceptarchive import OpenClipEncoder
@@ -144,6 +146,23 @@ def test_a_damaged_state_is_named_with_the_way_out(
     state.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(DamagedError, match=r"unfinished.pt: cannot be read .*; delete it to train"):
         train_curator(shards, config, tmp_path, device=CPU)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("a tensor shares its storage"), SafetensorError("no such dtype (os error 13)")],
+)
+def test_only_a_full_disk_asks_for_room(tmp_path: Path, error: Exception) -> None:
+    said = re.escape(str(error))
+    with pytest.raises(type(error), match=said), curator._replacing(tmp_path / "a.pt"):
+        raise error
+    assert not [*tmp_path.iterdir()]
+    gone = curator._replacing(tmp_path / "gone" / "a.pt")
+    with pytest.raises(FileNotFoundError, match=r"\[Errno 2\] No such file .*gone/a.tmp"), gone:
+        pytest.fail("there is no such folder")
+    full = curator._replacing(tmp_path / "a.pt")
+    with pytest.raises(OSError, match=r"a.pt: cannot be written .*; make room and run"), full:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
 
 def test_a_state_that_cannot_be_written_leaves_the_one_before(

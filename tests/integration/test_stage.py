@@ -233,6 +233,18 @@ def test_a_second_process_in_the_folder_gets_one_line(tmp_path: Path) -> None:
     assert not (work.out / ".lock").exists()
 
 
+def test_what_reads_the_stages_holds_the_folder(tmp_path: Path) -> None:
+    work, read = Work(tmp_path / "out"), list[str]()
+
+    def then() -> None:
+        with pytest.raises(UsageError, match="another process"), folder_lock(work.out):
+            pytest.fail("somebody else may write here")
+        read.append(work.result)
+
+    work.run(then=then)
+    assert read == ["it is 4"]
+
+
 def test_describing_changes_nothing(tmp_path: Path) -> None:
     work = Work(tmp_path / "out")
     lines = describe(work.stages, work.out)

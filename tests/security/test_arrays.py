@@ -17,6 +17,7 @@ from conceptarchive import ConceptArchiveError, Embeddings, FormatError, Vocabul
 from conceptarchive.cli import main as conceptarchive
 from conceptarchive.features.npyfile import NpyFile
 from integration import flickr8k
+from integration.errors import DataMissingError
 from segbench import FormatError as SegbenchFormatError
 from segbench import PerImageCounts, load_task, score_folder
 from segbench.protocols.bank_cache import cached_bank
@@ -156,6 +157,6 @@ def test_features_of_flickr8k_are_refused(trap: Any, tmp_path: Path) -> None:
         (tmp_path / "flickr8k" / name).write_text("image\tcaption_id\tcaption\n")
     (features / "flickr8k_image_features.tsv").write_text("image\na.jpg\n")
     (features / "flickr8k_image_features.npy").write_bytes(objects(trap))
-    with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
+    with pytest.raises(DataMissingError, match="features cannot be read"):
         flickr8k.read_photos(tmp_path)
     assert not trap.sprung

@@ -1,16 +1,17 @@
 """SA-1B on disk: photographs, masks in JSON beside them, and a small sample of both."""
 
 import hashlib
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskcluster import DataError, find_photos
+
 FOLDER = "sa1b"
 """Below --data, with the folders of the archives inside."""
-PHOTOS = (".jpg", ".jpeg", ".png")
-MASKS = ".json"
+JSON = ".json"
+"""How a photograph's file of masks ends."""
 SAMPLE = "photographs"
 PUBLISHED = 500_000
 """Photographs of the published run (PixelCLIP, sec. 4.1: 5 % of SA-1B)."""
@@ -23,7 +24,7 @@ class PhotoSet:
     folder: Path
     """All lie below it."""
     files: tuple[str, ...]
-    """Paths in it, sorted; where masks are read, of those that have some beside them."""
+    """Paths in it, ascending by key; where masks are read, of those that have some beside them."""
     alone: int
     """Photographs left out, for they have no JSON file."""
     bytes: int
@@ -33,21 +34,24 @@ class PhotoSet:
 
 
 def find_photographs(data: Path, *, masks: bool) -> PhotoSet:
-    """Look for photographs below `data/sa1b`; none is no error.
+    """Look for photographs below `data/sa1b`, as training does; none is no error.
 
     Args:
         data: the data folder.
         masks: whether each needs a JSON file of the same name beside it.
+
+    Raises:
+        UsageError: two photographs have one key.
     """
     folder = data / FOLDER
-    sizes = dict(sorted(_files(folder))) if folder.is_dir() else {}
-    found = [name for name in sizes if Path(name).suffix.lower() in PHOTOS]
-    kept = [name for name in found if not masks or _masks_of(name) in sizes]
+    found = [path.relative_to(folder).as_posix() for path in _photographs(folder).values()]
+    kept = [name for name in found if not masks or (folder / _masks_of(name)).is_file()]
     digest, total = hashlib.sha256(), 0
     for name in kept:
         for each in (name, _masks_of(name)) if masks else (name,):
-            digest.update(f"{each}\0{sizes[each]}\n".encode())
-            total += sizes[each]
+            size = (folder / each).stat().st_size
+            digest.update(f"{each}\0{size}\n".encode())
+            total += size
     return PhotoSet(folder, tuple(kept), len(found) - len(kept), total, digest.hexdigest())
 
 
@@ -68,14 +72,12 @@ def write_photographs(photos: PhotoSet, count: int, masks: bool, folder: Path) -
 
 
 def _masks_of(name: str) -> str:
-    return str(Path(name).with_suffix(MASKS).as_posix())
+    return str(Path(name).with_suffix(JSON).as_posix())
 
 
-def _files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Path and bytes of every file below a folder; a million take seconds."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _files(folder / entry.name, f"{prefix}{entry.name}/")
-            elif entry.is_file():
-                yield prefix + entry.name, entry.stat().st_size
+def _photographs(folder: Path) -> Mapping[str, Path]:
+    """Photographs by key, those that a training on this folder sees."""
+    try:
+        return find_photos(folder)
+    except DataError:  # no such folder, or none in it
+        return {}

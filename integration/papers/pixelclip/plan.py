@@ -11,7 +11,7 @@ from integration.papers.plan import RATES, Machine, Step, picture_size
 from maskcluster import TrainConfig
 from segbench import Task
 
-MASKS = 100
+MASKS_PER_PHOTO = 100
 """Of a photograph of SA-1B: as many maps are decoded without clustering."""
 DINO_NOTE = "one process reads every photograph once; 2 s each on a core, not timed on a GPU"
 
@@ -59,7 +59,7 @@ def _train(name: str, config: TrainConfig, machine: Machine) -> Step:
     if backbone is None:
         note = f"{said}; loading alone, for nothing is known of this CLIP"
         return Step(name=name, seconds=photos / loaded, rates=("masks_load",), note=note)
-    maps = MASKS if config.cluster.targets == "masks" else config.cluster.clusters
+    maps = MASKS_PER_PHOTO if config.cluster.targets == "masks" else config.cluster.clusters
     gflop = RATES[backbone.rate].value + maps * RATES["masks_cluster"].value
     computed = RATES["masks_products"].value * 1000 / gflop * machine.gpus
     memory = backbone.rate == "masks_vit_b"  # of the others none has been measured

@@ -183,12 +183,25 @@ def limited(config: TrainConfig, photos: int, limit: int, ranks: int) -> TrainCo
     Args:
         config: of the real run.
         photos: that there are.
-        limit: as given to `--limit`; the batch is at most a quarter of it.
-        ranks: that share a batch, which is a multiple of them.
+        limit: as given to `--limit`.
+        ranks: that share a batch.
+
+    Returns:
+        The batch is a quarter of the photographs, 2 at least and the recipe's at most, rounded down
+        to a multiple of the ranks; one a rank where that is more.
+
+    Raises:
+        RecipeError: fewer photographs than such a batch has.
     """
-    batch = min(config.data.batch, max(limit // 4, 2))
+    used = min(limit, photos)
+    batch = min(config.data.batch, max(used // 4, 2))
     batch = max(batch // ranks, 1) * ranks
-    steps = max(min(config.optim.total_steps, photos // batch), 2)
+    if used < batch:
+        raise RecipeError(
+            f"a rehearsal needs {batch} photographs on {ranks} ranks, has {used}: raise --limit, "
+            "add photographs, or lower --nproc_per_node"
+        )
+    steps = max(min(config.optim.total_steps, used // batch), 2)
     return replace(
         config,
         data=replace(config.data, batch=batch, workers=min(config.data.workers, 2)),

@@ -2,17 +2,21 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from integration.checksums import checksums
 from integration.errors import RecipeError
 from integration.papers.check import look, require
 from integration.papers.launch import Ranks, joined
+from integration.papers.pixelclip.backbones import clip_folder
 from integration.papers.pixelclip.check import needs_of
 from integration.papers.pixelclip.photographs import find_photographs
 from integration.papers.pixelclip.plan import plan_masks
 from integration.papers.pixelclip.recipe import (
     MasksRecipe,
+    base_config,
     limited,
     load_masks_recipe,
     train_recipe,
@@ -69,13 +73,14 @@ def _run(
         recipe, {arm: configs[arm, 0] for arm in recipe.trained}, seen, seeds, machine
     )
     head = heading(recipe, list(configs.values()), count, limit)
-    announce(head, findings, data, plan, machine, out, stream)
+    announce(head, findings, plan, data=data, machine=machine, out=out, stream=stream)
     require(findings, recipe.name, data)
     run = MasksRun(
         recipe=recipe,
         configs=configs,
         seeds=seeds,
         photos=photos,
+        clip=checksums(clip_folder(base_config(recipe), data)),
         data=data,
         out=out,
         limit=limit,
@@ -84,8 +89,9 @@ def _run(
         costs=costs_of(plan),
     )
     work = masks_stages(run)
+    report = partial(write_report, run, work)
     carry_out(
-        work.stages, work.shared, lambda: write_report(run, work), out, ranks, options, stream
+        work.stages, work.shared, report, out=out, ranks=ranks, options=options, stream=stream
     )
 
 
@@ -95,10 +101,11 @@ def _configs(
     """What each trained (arm, seed) trains.
 
     Raises:
-        RecipeError: the batch is no multiple of the ranks.
+        RecipeError: the batch is no multiple of the ranks, or a rehearsal has too few photographs.
     """
     configs = {(a, s): train_recipe(recipe, a, s) for s in seeds for a in recipe.trained}
     if limit is not None:
+        photos = photos or limit  # of none the check of the data says how to get them
         return {key: limited(each, photos, limit, ranks.world) for key, each in configs.items()}
     for batch in {config.data.batch for config in configs.values()}:
         if batch % ranks.world:

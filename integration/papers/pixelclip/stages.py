@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from integration.checksums import checksums
 from integration.papers.launch import Ranks
-from integration.papers.pixelclip.backbones import clip_folder
 from integration.papers.pixelclip.check import DINO
 from integration.papers.pixelclip.photographs import SAMPLE, PhotoSet, write_photographs
 from integration.papers.pixelclip.plan import runs_of
 from integration.papers.pixelclip.recipe import MasksRecipe, Prompts, base_config
 from integration.papers.pixelclip.tuning import MASKS, MasksScorer, dino_masks, tune
-from integration.stage import Stage, file_sizes
+from integration.stage import Stage
 from maskcluster import TrainConfig
 
 
@@ -36,6 +36,8 @@ class MasksRun:
     """Of every trained arm."""
     photos: PhotoSet
     """What is trained on."""
+    clip: Mapping[str, str]
+    """SHA-256 of the files of the CLIP that is tuned: another one is another run."""
     data: Path
     """Root of photographs, weights and data sets."""
     out: Path
@@ -69,10 +71,10 @@ def masks_stages(run: MasksRun) -> MasksWork:
     scores: dict[tuple[str, int], Mapping[str, Stage]] = {}
     after: list[Stage] = []
     for arm, seed in runs_of(run.recipe, run.seeds):
-        trained = _train(run, arm, seed, before) if (arm, seed) in run.configs else None
+        trained = _train(run, arm, seed, before, scorer) if (arm, seed) in run.configs else None
         after += [] if trained is None else [trained]
         for prompts in run.recipe.prompts:
-            judged = _scores(run, arm, seed, prompts, trained, scorer)
+            judged = _scores(run, arm, seed, prompts, trained=trained, scorer=scorer)
             scores[run.recipe.row(arm, prompts), seed] = judged
             after += judged.values()
     return MasksWork(
@@ -88,7 +90,7 @@ def _before(run: MasksRun) -> tuple[Stage, ...]:
         found.append(
             Stage(
                 name="sample-sa1b" if reads else "sample-photographs",
-                settings={"photographs": run.photos.fingerprint, "limit": run.limit},
+                settings=_photographs(run),
                 run=partial(write_photographs, run.photos, run.limit, reads),
             )
         )
@@ -98,7 +100,7 @@ def _before(run: MasksRun) -> tuple[Stage, ...]:
                 name="masks-dino",
                 settings={
                     **_photographs(run),
-                    "weights": file_sizes(run.data / DINO),
+                    "weights": checksums(run.data / DINO),
                     "clusters": run.recipe.dino_clusters,
                     "short_px": run.recipe.dino_short_px,
                 },
@@ -120,32 +122,28 @@ def _folder(run: MasksRun, before: tuple[Stage, ...] | list[Stage]) -> Path:
     return run.photos.folder if run.limit is None else before[0].folder(run.out) / SAMPLE
 
 
-def _train(run: MasksRun, arm: str, seed: int, before: tuple[Stage, ...]) -> Stage:
+def _train(
+    run: MasksRun, arm: str, seed: int, before: tuple[Stage, ...], scorer: MasksScorer
+) -> Stage:
     """Training of an arm with a seed."""
     config = run.configs[arm, seed]
     learnt = {key: value for key, value in asdict(config).items() if key != "machine"}
     learnt["data"] = {key: value for key, value in learnt["data"].items() if key != "workers"}
     made = before[-1].folder(run.out) / MASKS if run.recipe.masks == "dino" else None
+
+    def work(folder: Path) -> None:
+        scorer.forget()
+        label = f"train {arm}, seed {seed}"
+        photos = _folder(run, before)
+        tune(config, photos, made, folder, data=run.data, ranks=run.ranks, label=label)
+
     return Stage(
         name=f"train-{arm}-{seed}",
-        settings={"train": learnt, "clip": _clip(run), **_photographs(run)},
+        settings={"train": learnt, "clip": dict(run.clip), **_photographs(run)},
         inputs=before,
-        run=partial(
-            tune,
-            config,
-            _folder(run, before),
-            made,
-            run.data,
-            run.ranks,
-            f"train {arm}, seed {seed}",
-        ),
+        run=work,
         cost=run.costs[f"train-{arm}-{seed}"],
     )
-
-
-def _clip(run: MasksRun) -> list[list[str | int]]:
-    """Files of the CLIP that is tuned: another one is another run."""
-    return file_sizes(clip_folder(base_config(run.recipe), run.data))
 
 
 def _scores(
@@ -153,6 +151,7 @@ def _scores(
     arm: str,
     seed: int,
     prompts: Prompts,
+    *,
     trained: Stage | None,
     scorer: MasksScorer,
 ) -> dict[str, Stage]:
@@ -160,7 +159,7 @@ def _scores(
     tasks = run.recipe.load_tasks(prompts)
     name, folder = f"evaluate-{arm}-{seed}", None if trained is None else trained.folder(run.out)
     end = "" if prompts == "ensemble" else f"-{prompts}"
-    model = {"clip": _clip(run)} if trained is None else {}
+    model = {"clip": dict(run.clip)} if trained is None else {}
     return {
         task.id: Stage(
             name=f"{name}-{task.id.replace('@', '-')}{end}",

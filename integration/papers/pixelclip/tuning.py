@@ -58,10 +58,11 @@ def tune(
     config: TrainConfig,
     photos: Path,
     masks: Path | None,
+    folder: Path,
+    *,
     data: Path,
     ranks: Ranks,
     label: str,
-    folder: Path,
 ) -> None:
     """Train one arm; a killed run goes on from its last checkpoint, with any number of ranks.
 
@@ -69,10 +70,10 @@ def tune(
         config: of the arm.
         photos: folder of photographs.
         masks: store of masks; None reads the JSON beside the photographs.
+        folder: of the stage.
         data: the data folder, which has the CLIP.
         ranks: this process among the others.
         label: what progress calls it.
-        folder: of the stage.
     """
     source: MaskSource = Sa1bFolder(photos) if masks is None else MaskStore.open(masks)
     dataset = MaskedPhotos(photos, source, config.views, seed=config.data.seed)
@@ -139,6 +140,12 @@ class MasksScorer:
         report = evaluate(segmenter, task, **options(self.data, self.limit, folder))
         if self.ranks.leads:
             write_summary(task, report.data["images_scored"], report.metrics, folder)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def forget(self) -> None:
+        """Let the last model go: the next training has its memory."""
+        self._last = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

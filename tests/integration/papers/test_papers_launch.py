@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from conceptarchive import UsageError, folder_lock
 from integration.errors import RecipeError
 from integration.papers.launch import Ranks, joined, run_together
 from integration.papers.recipe import load_pairs_recipe, train_recipe
-from integration.papers.run import configs_of
+from integration.papers.run import Options, carry_out, configs_of
 from integration.papers.training import chunk_of, on_this_machine
 from integration.stage import Stage
 
@@ -32,6 +33,22 @@ def test_one_process_leads_itself(tmp_path: Path) -> None:
     assert said.getvalue().count("up to date") == 1
     assert ranks.leads
     assert not Ranks(1, 2).leads
+
+
+def test_the_report_is_written_while_the_folder_is_held(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report() -> str:
+        with pytest.raises(UsageError, match="another process"), folder_lock(tmp_path):
+            pytest.fail("another run may write here")
+        return "the table"
+
+    stream = StringIO()
+    stage = Stage(name="index", settings={}, run=lambda _: None)
+    ranks = Ranks(0, 1)
+    carry_out([stage], [], report, out=tmp_path, ranks=ranks, options=Options(), stream=stream)
+    assert stream.getvalue() == "the table\n"
+    assert "done in 0 s" in capsys.readouterr().err
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:

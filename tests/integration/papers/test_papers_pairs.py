@@ -1,11 +1,18 @@
 """Pair sets on disk: samples keep keys and pixels, whatever layout they come from."""
 
 import tarfile
+import weakref
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from torch import nn
 
 from groupvit import DataError, index_shards
+from integration.papers.launch import Ranks
 from integration.papers.pairs import (
     Shards,
     find_set,
@@ -14,7 +21,8 @@ from integration.papers.pairs import (
     write_index,
     write_sample,
 )
-from integration.papers.recipe import load_pairs_recipe
+from integration.papers.recipe import load_pairs_recipe, train_recipe
+from integration.papers.stages import Run, paper_stages
 
 SETS = {"cc3m": 20, "cc12m": 20, "yfcc14m": 9}
 
@@ -68,3 +76,47 @@ def test_numbers_are_spread_evenly_and_never_repeated() -> None:
     assert list(spread(3, 10)) == [0, 1, 2]
     assert list(spread(100, 4)) == [0, 25, 50, 75]
     assert len(set(spread(28_000_001, 20_000))) == 20_000
+
+
+def test_a_scored_model_is_let_go_before_the_next_arm_trains(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[nn.Module]] = []
+    alive: list[int] = []
+
+    def load(_: Path) -> nn.Module:
+        model = nn.Linear(1, 1)
+        made.append(weakref.ref(model))
+        return model
+
+    def trained(*_: Any, **__: Any) -> None:
+        alive.append(sum(model() is not None for model in made))
+
+    def scored(*_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(data={"images_scored": 1}, metrics={})
+
+    for name, stand_in in (
+        ("scoring.load_model", load),
+        ("scoring.GroupViTSegmenter", lambda *_, **__: None),
+        ("scoring.evaluate", scored),
+        ("stages.train_pairs", trained),
+    ):
+        monkeypatch.setattr(f"integration.papers.{name}", stand_in)
+    recipe = load_pairs_recipe("cocu-cc3m")
+    recipe = replace(recipe, tasks=recipe.tasks[:2])
+    run = Run(
+        recipe=recipe,
+        configs={(arm, 0): train_recipe(recipe, arm, 0) for arm in recipe.arms},
+        data=bare,
+        out=tmp_path,
+        limit=None,
+        ranks=Ranks(),
+        images=dict.fromkeys(recipe.tasks, 1),
+        costs=defaultdict(float),
+    )
+    for stage in paper_stages(run).stages:
+        if stage.name.startswith(("train-", "evaluate-")):
+            (folder := stage.folder(tmp_path)).mkdir(parents=True)
+            stage.run(folder)
+    assert alive == [0, 0]
+    assert len(made) == 2  # each kept for both of its tasks

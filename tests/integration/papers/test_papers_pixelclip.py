@@ -3,8 +3,11 @@
 import json
 import shutil
 import tomllib
+import weakref
+from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from integration.errors import DataMissingError, RecipeError
 from integration.papers.check import Finding, look
@@ -33,6 +37,7 @@ from integration.papers.pixelclip.recipe import (
     train_recipe,
 )
 from integration.papers.pixelclip.run import run_masks_paper
+from integration.papers.pixelclip.stages import MasksRun, masks_stages
 from integration.papers.pixelclip.tuning import on_this_machine
 from integration.papers.plan import RATES, Machine, Step
 from integration.papers.recipe import FOLDER as PAIRS_FOLDER
@@ -40,7 +45,15 @@ from integration.papers.run import Options
 from integration.papers.table import comparison, figures, published_rows
 from integration.recipe import FOLDER as SCENES_FOLDER
 from integration.reproduce import main
-from maskcluster import DenseTower, load_recipe, recipe_names
+from maskcluster import (
+    DenseTower,
+    MaskedPhotos,
+    Sa1bFolder,
+    UsageError,
+    ViewConfig,
+    load_recipe,
+    recipe_names,
+)
 from segbench import load_task
 
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -129,7 +142,16 @@ def test_another_clip_is_refused_unless_a_folder_is_named(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("limit", "photos", "ranks", "batch", "steps"),
-    [(4, 4, 1, 2, 2), (16, 16, 1, 4, 4), (4, 4, 2, 2, 2), (16, 16, 8, 8, 2), (999, 999, 1, 48, 20)],
+    [
+        (4, 4, 1, 2, 2),
+        (16, 16, 1, 4, 4),
+        (64, 6, 1, 2, 3),
+        (16, 99, 1, 4, 4),
+        (4, 4, 2, 2, 2),
+        (16, 16, 3, 3, 5),
+        (16, 16, 8, 8, 2),
+        (999, 999, 1, 48, 20),
+    ],
 )
 def test_a_rehearsal_is_one_pass_in_small_batches(
     limit: int, photos: int, ranks: int, batch: int, steps: int
@@ -140,6 +162,16 @@ def test_a_rehearsal_is_one_pass_in_small_batches(
     assert (small.model, small.cluster, small.views) == (
         config.model, config.cluster, config.views,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("limit", "photos", "ranks", "batch"), [(64, 1, 1, 2), (4, 99, 8, 8)])
+def test_a_rehearsal_on_fewer_photographs_than_a_batch_is_refused(
+    limit: int, photos: int, ranks: int, batch: int
+) -> None:
+    config = train_recipe(load_masks_recipe("pixelclip-sa1b"), "pixelclip", 0)
+    said = f"needs {batch} photographs on {ranks} ranks, has {min(limit, photos)}: raise --limit"
+    with pytest.raises(RecipeError, match=said):
+        limited(config, photos, limit, ranks)
 
 
 def test_an_unknown_recipe_lists_all_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +238,50 @@ def test_sa1b_is_counted_with_the_masks_beside_it(bare: Path) -> None:
     path = bare / "sa1b" / before.files[-1]
     path.with_suffix(".json").write_text(path.with_suffix(".json").read_text() + " ")
     assert find_photographs(bare, masks=True).fingerprint != before.fingerprint
+
+
+def test_what_is_counted_is_what_is_trained_on(bare: Path, tmp_path: Path) -> None:
+    shutil.copytree(bare / "sa1b" / "sa_000020", tmp_path / "elsewhere")
+    (bare / "sa1b" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (bare / "sa1b" / "sa_000021" / "loop").symlink_to(bare / "sa1b", target_is_directory=True)
+    for name in ("sa_000020/sa_9.webp", "sa_9.tiff"):
+        shutil.copyfile(bare / "sa1b" / "sa_000020" / "sa_223750.jpg", bare / "sa1b" / name)
+    shutil.copyfile(
+        bare / "sa1b" / "sa_000020" / "sa_223750.json", bare / "sa1b" / "sa_000020" / "sa_9.json"
+    )
+    folder = bare / "sa1b"
+    photos = find_photographs(bare, masks=True)
+    trained = MaskedPhotos(folder, Sa1bFolder(folder), ViewConfig()).photos
+    assert len(photos.files) == 7
+    assert photos.alone == 1
+    assert [folder / name for name in photos.files] == [trained.path(i) for i in range(7)]
+    assert len(find_photographs(bare, masks=False).files) == 8
+    shutil.copyfile(folder / "sa_9.tiff", folder / "sa_9.png")
+    with pytest.raises(UsageError, match="have one key, 'sa_9'"):
+        find_photographs(bare, masks=True)
+
+
+def stage_folders(recipe: str, root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Folders of all stages by name, as a dry run lists them."""
+    run_masks_paper(recipe, Options(data=root, out=root / "out", dry_run=True))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "/stages/" in line]
+    return {name: folder for *_, name, folder in lines}
+
+
+def test_other_weights_of_equal_size_are_another_run(
+    bare: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = stage_folders("pixelclip-dino", bare, capsys)
+    (bare / "dino-vit-s-16" / ".cache").mkdir()
+    (bare / "dino-vit-s-16" / ".cache" / "model.metadata").write_bytes(b"when")
+    assert stage_folders("pixelclip-dino", bare, capsys) == before
+    (bare / "dino-vit-s-16" / "model.safetensors").write_bytes(b"WEIGHTS")
+    other_dino = stage_folders("pixelclip-dino", bare, capsys)
+    kept = {name for name in before if other_dino[name] == before[name]}
+    assert kept == {name for name in before if name.startswith("evaluate-clip-0-")} != set()
+    (bare / "clip-vit-b-16" / BACKBONES["ViT-B-16-quickgelu"].weights).write_bytes(b"WEIGHTS")
+    other_clip = stage_folders("pixelclip-dino", bare, capsys)
+    assert {name for name in before if other_clip[name] == other_dino[name]} == {"masks-dino"}
 
 
 def test_masks_of_another_size_and_another_clip_are_named(bare: Path) -> None:
@@ -298,6 +374,52 @@ def test_untuned_clip_is_scored_once_and_two_prompts_take_twice_as_long() -> Non
     assert {"train-pixelclip-0", "train-pixelclip-1", "evaluate-pixelclip-1"} <= plan.keys()
     once = sum(score_seconds(load_task(name), 1000, Machine()) for name in TASKS)
     assert plan["evaluate-clip-0"].seconds == pytest.approx(2 * once)
+
+
+def test_a_scored_model_is_let_go_before_the_next_arm_trains(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[nn.Module]] = []
+    alive: list[int] = []
+
+    def load(*_: Any, **__: Any) -> nn.Module:
+        model = nn.Linear(1, 1)
+        made.append(weakref.ref(model))
+        return model
+
+    def tuned(*_: Any, **__: Any) -> None:
+        alive.append(sum(model() is not None for model in made))
+
+    def scored(*_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(data={"images_scored": 1}, metrics={})
+
+    for name, stand_in in (
+        ("tuning.load_checkpoint", load),
+        ("tuning.open_clip_folder", lambda *_: None),
+        ("tuning.PixelCLIPSegmenter", lambda *_, **__: None),
+        ("tuning.evaluate", scored),
+        ("stages.tune", tuned),
+    ):
+        monkeypatch.setattr(f"integration.papers.pixelclip.{name}", stand_in)
+    recipe = replace(load_masks_recipe(ABLATION), arms=("pixelclip", "names"), tasks=TASKS[:2])
+    run = MasksRun(
+        recipe=recipe,
+        configs={(arm, 0): train_recipe(recipe, arm, 0) for arm in recipe.arms},
+        seeds=(0,),
+        photos=find_photographs(photographs, masks=True),
+        clip={},
+        data=photographs,
+        out=tmp_path,
+        limit=None,
+        ranks=Ranks(),
+        images=dict.fromkeys(TASKS, 1),
+        costs=defaultdict(float),
+    )
+    for stage in masks_stages(run).stages:
+        (folder := stage.folder(tmp_path)).mkdir(parents=True)
+        stage.run(folder)
+    assert alive == [0, 0]
+    assert len(made) == 2  # each kept for both of its tasks
 
 
 def test_a_gpu_compiles_and_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

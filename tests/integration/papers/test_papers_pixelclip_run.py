@@ -162,9 +162,12 @@ def test_a_run_that_is_stopped_in_training_goes_on_to_equal_weights(
         assert main(given) == 4
     run = stage(out, "train-pixelclip-0")
     shutil.rmtree(run / "checkpoint-00000002")  # as if it was stopped after the first of two steps
+    first = run / "checkpoint-00000001" / "model.safetensors"
+    written_ns = first.stat().st_mtime_ns
     capsys.readouterr()
     assert main(given) == 0
     assert "up to date" in capsys.readouterr().err  # the sample
+    assert first.stat().st_mtime_ns == written_ns  # it was not trained from scratch
     clip = load_clip(f"local-dir:{photographs / 'clip-small'}")
     ours = load_checkpoint(run, clip=clip).state_dict()
     ours = {name: value.clone() for name, value in ours.items()}

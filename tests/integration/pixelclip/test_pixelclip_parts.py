@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from integration.errors import RecipeError
+from integration.pixelclip import pictures
+from integration.pixelclip.pictures import mask_sheets
 from integration.pixelclip.recipe import build_pixelclip_recipe, load_pixelclip_recipe
+from integration.pixelclip.runs import ClipFiles, Runs, World
 from integration.pixelclip.scenes import RegionsConfig, cut_regions, write_photos
 from integration.pixelclip.words import cluster_names, read_words, write_words
 from integration.pixelclip.worlds import photos_world
-from maskcluster import Sa1bFolder, find_photos
-from segbench import ScenesDataset
+from maskcluster import DataError, Sa1bFolder, find_photos
+from segbench import ScenesDataset, load_task
 
 LEAST: dict[str, Any] = {
     "summary": "s",
@@ -183,3 +186,40 @@ def test_photographs_of_coco_are_found_with_their_masks() -> None:
     world = photos_world(recipe, recipe.photos, root)
     assert list(find_photos(world.images)) == list(Sa1bFolder(world.masks).keys())
     assert {"person", "sky", "wall-brick"} <= set(world.names)
+
+
+def test_a_clip_is_known_by_what_its_files_hold(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / "weights.bin").write_bytes(b"1")
+
+    def named(folder: Path) -> set[str]:
+        file = ClipFiles(architecture="ViT-S-32", pretrained=str(folder / "weights.bin"))
+        return {file.name, ClipFiles(architecture=f"local-dir:{folder}", pretrained="").name}
+
+    assert named(first) == named(second)
+    (second / "weights.bin").write_bytes(b"2")
+    assert not named(first) & named(second)
+    assert ClipFiles(architecture="ViT-S-32", pretrained="openai").name == "ViT-S-32 openai"
+
+
+def test_a_sheet_that_cannot_be_drawn_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise DataError("x.jpg: cannot be <read>")
+
+    def fails_not(*_: object) -> None:
+        """No masks are read."""
+
+    monkeypatch.setattr(pictures, "contact_sheet", fails)
+    monkeypatch.setattr(pictures, "mask_source", fails_not)
+    recipe = load_pixelclip_recipe("pixelclip-photos").with_arms("pixelclip")
+    runs = Runs(untuned={}, trained={}, scored={}, named={}, masks={}, words={})
+    world = World(
+        stages=(), images=tmp_path, masks=tmp_path, task=load_task("scenes@whole"), data=None,
+        clip=lambda _: ClipFiles(architecture="x", pretrained=""), names=(),
+    )  # fmt: skip
+    parts = mask_sheets(recipe, tmp_path, runs, world, tmp_path)
+    assert parts == ["<h3>regions</h3>", "<p>No sheet: x.jpg: cannot be &lt;read&gt;</p>"]
