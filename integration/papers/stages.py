@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from groupvit import TrainConfig
+from integration.checksums import checksums
 from integration.papers.arms import ARMS, archive_config, archive_name
 from integration.papers.curation import embed_set, write_archive, write_vocabulary
 from integration.papers.launch import Ranks
@@ -182,7 +183,7 @@ def _embed(
 ) -> Stage:
     """CLIP's rows of a set."""
     clip = run.data / run.recipe.encoder
-    files = sorted((each.name, each.stat().st_size) for each in clip.glob("*"))
+    files = checksums(clip)
     return Stage(
         name=f"embed-{name}",
         settings={**_settings(run, [name], sets), "clip": files},

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def test_report_shows_curves_archives_and_overlays(whole: Path) -> None:
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert f"<pre>{results(whole)['command']}</pre>" in page
     environment = page.partition("<h2>Environment</h2>")[2]
-    assert f"<tr><td>torch</td><td>{torch.__version__}</td></tr>" in environment
+    assert f"<tr><td>torch</td><td>{version('torch')}</td></tr>" in environment
     assert "Seconds per stage." in page
     assert "<script" not in page
     assert "http" not in page.split("</style>")[1]
