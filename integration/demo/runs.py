@@ -48,11 +48,13 @@ def model_folders(cocu: Path, pixelclip: Path) -> dict[str, Path | None]:
         cocu: root of a run of `reproduce cocu`.
         pixelclip: root of a run of `reproduce pixelclip`.
     """
+    tuned = newest_stage(pixelclip, "train-pixelclip")
+    seed = None if tuned is None else re.search(r"-\d+(?=-[0-9a-f]{10}$)", tuned.name)
     return {
         BASELINE: newest_stage(cocu, "train-baseline"),
         CURATED: newest_stage(cocu, "train-cocu"),
-        TUNED: newest_stage(pixelclip, "train-pixelclip"),
-        PLAIN: newest_stage(pixelclip, "clip"),
+        TUNED: tuned,
+        PLAIN: newest_stage(pixelclip, "clip" + (seed[0] if seed else "")),  # what was tuned
     }
 
 

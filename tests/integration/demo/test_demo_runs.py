@@ -58,6 +58,10 @@ def test_each_model_comes_from_its_run(tmp_path: Path) -> None:
     plain = stage(pixelclip, "clip-0-0123456789")
     found = model_folders(cocu, pixelclip)
     assert found == {BASELINE: None, CURATED: curated, TUNED: None, PLAIN: plain}
+    tuned = stage(pixelclip, "train-pixelclip-0-0123456789", at=10)
+    stage(pixelclip, "clip-1-0123456789", at=20)  # of a seed whose arm has not been trained yet
+    found = model_folders(cocu, pixelclip)
+    assert (found[TUNED], found[PLAIN]) == (tuned, plain)
     assert how_to_make(BASELINE).endswith("hatch run reproduce cocu")
     assert how_to_make(PLAIN).endswith("hatch run reproduce pixelclip")
 
