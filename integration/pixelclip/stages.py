@@ -20,7 +20,7 @@ from integration.pixelclip.report import write_report
 from integration.pixelclip.runs import Runs, World
 from integration.pixelclip.scenes import MASKS
 from integration.pixelclip.tuning import name_run, score_run, score_untuned, train_run
-from integration.pixelclip.words import archive_words, caption_words
+from integration.pixelclip.words import ARCHIVE, archive_words, caption_words, most_clusters
 from integration.pixelclip.worlds import photos_world, scenes_world
 from integration.stage import Stage
 
@@ -191,15 +191,16 @@ def _masks_stages(recipe: PixelclipRecipe, seed: int, world: World) -> dict[Sour
 def _words_stages(recipe: PixelclipRecipe, seed: int, world: World) -> dict[str, Stage]:
     """Words that class prompts start from, for the arms that need them."""
     wanted = {recipe.arms[name].words for name in recipe.chosen}
-    makers = {"captions": caption_words, "archive": archive_words}
+    made = {"method": asdict(ARCHIVE), "clusters": most_clusters(recipe)}
+    makers = {"captions": (caption_words, {}), "archive": (archive_words, made)}
     return {
         kind: Stage(
             name=f"words-{kind}-{seed}",
-            settings={"vocabulary": asdict(recipe.vocabulary), "seed": seed},
+            settings={"vocabulary": asdict(recipe.vocabulary), "seed": seed, **more},
             inputs=world.clip(seed).inputs,
             run=partial(make, recipe, seed, world),
             cost=recipe.costs.get("words", 1),
         )
-        for kind, make in makers.items()
+        for kind, (make, more) in makers.items()
         if kind in wanted
     }

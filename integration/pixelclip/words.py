@@ -21,12 +21,17 @@ from conceptarchive import (
 )
 from groupvit import stream
 from integration.curation import mine
+from integration.errors import RecipeError
 from integration.pixelclip.recipe import PixelclipRecipe
 from integration.pixelclip.runs import World
 from integration.stage import write_text
 from integration.wiring import DATASET, best_device
 
 WORDS = "words.json"
+
+
+ARCHIVE = ArchiveConfig(response="shifted")
+"""How the archive is made: a small CLIP's cosines are about 0, and ratios of them explode."""
 
 
 class RankedConcept(Protocol):
@@ -76,10 +81,15 @@ def archive_words(recipe: PixelclipRecipe, seed: int, world: World, folder: Path
         concept_features=features,
         encoder_id=encoder.id,
         device=str(best_device()),
-        config=ArchiveConfig(),
+        config=ARCHIVE,
     )
-    most = max(recipe.arms[name].train.cluster.clusters for name in recipe.chosen)
-    write_words(folder, cluster_names(archive, vocabulary.names, features, most, seed=seed))
+    names = cluster_names(archive, vocabulary.names, features, most_clusters(recipe), seed=seed)
+    write_words(folder, names)
+
+
+def most_clusters(recipe: PixelclipRecipe) -> int:
+    """Most clusters of any arm that is trained."""
+    return max(recipe.arms[name].train.cluster.clusters for name in recipe.chosen)
 
 
 def cluster_names(
@@ -101,16 +111,21 @@ def cluster_names(
 
     Returns:
         One name a group, that of the highest sum of scores over pairs first.
+
+    Raises:
+        RecipeError: no pair has a concept.
     """
     strength: Counter[str] = Counter()
     for key in archive.keys:
         strength.update({one.name: one.score for one in archive.concepts(key)})
-    used = [at for at, name in enumerate(names) if strength[name] > 0]
+    used = [at for at, name in enumerate(names) if name in strength]
+    if not used:
+        raise RecipeError("no pair of the archive has a concept: prompts need other words")
     wanted = min(clusters, len(used))
     groups = KMeans(wanted, n_init=4, random_state=seed).fit_predict(features[used])  # (U,)
     best: dict[int, str] = {}
     for group, at in zip(groups, used, strict=True):
-        if strength[names[at]] > strength[best.get(group, "")]:
+        if group not in best or strength[names[at]] > strength[best[group]]:
             best[group] = names[at]
     return sorted(best.values(), key=lambda name: -strength[name])
 

@@ -120,6 +120,8 @@ def test_every_group_of_concepts_is_named_after_its_strongest() -> None:
     features = np.array([[1, 0.1], [-1, 0], [1, 0], [0, -1], [0, 1]], np.float32)
     assert cluster_names(Archive(), names, features, 3, seed=0) == ["cat", "grass", "sky"]
     assert cluster_names(Archive(), names, features, 9, seed=0)[2:] == ["kitten", "sky"]
+    with pytest.raises(RecipeError, match="no pair of the archive has a concept"):
+        cluster_names(Archive(), ["never"], features[3:4], 3, seed=0)
 
 
 def test_words_are_taken_again_where_they_are_few(tmp_path: Path) -> None:
