@@ -240,6 +240,16 @@ def check_known(name: str, *folders: Path) -> None:
         raise RecipeError(f"no recipe {name!r}; there are {there}, or give a .toml file")
 
 
+def has_source(name: str, folder: Path, source: str) -> bool:
+    """Whether a recipe is a built-in one of `folder`, or a file with this `source`.
+
+    What cannot be read is left to the reader of the others.
+    """
+    if not name.endswith(".toml"):
+        return (folder / f"{name}.toml").exists()
+    return Path(name).exists() and read_recipe(name, folder)[0].get("source") == source
+
+
 def build_recipe(values: Mapping[str, Any], name: str) -> Recipe:
     """Build a recipe from nested plain values."""
     file = f"{name}.toml"

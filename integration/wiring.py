@@ -15,6 +15,9 @@ from integration.stage import fingerprint_files, write_text
 from segbench import Task
 
 TRUTH = "truth.json"
+LOCAL = "local-dir:"
+"""How open_clip is given a folder in place of a name."""
+
 DATASET = "train"
 """What pair ids of the training pairs begin with."""
 

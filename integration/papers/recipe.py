@@ -15,7 +15,7 @@ from groupvit import load_recipe as load_base
 from integration.errors import RecipeError
 from integration.papers.arms import ARMS
 from integration.papers.catalogue import PAIR_SETS
-from integration.recipe import VocabularyConfig, build_part, check_fields, read_recipe
+from integration.recipe import VocabularyConfig, build_part, check_fields, has_source, read_recipe
 from segbench import ClassificationTask, SegbenchError, Task, load_any_task
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -147,10 +147,8 @@ PARTS: Mapping[str, type[Any]] = {
 
 
 def is_pairs_recipe(name: str) -> bool:
-    """Whether a recipe is one of these; what cannot be read is left to the reader of the others."""
-    if not name.endswith(".toml"):
-        return (FOLDER / f"{name}.toml").exists()
-    return Path(name).exists() and read_recipe(name, FOLDER)[0].get("source") == "pairs"
+    """Whether a recipe is one of these."""
+    return has_source(name, FOLDER, "pairs")
 
 
 def load_pairs_recipe(name: str) -> PairsRecipe:

@@ -32,11 +32,16 @@ def heading(
     steps, batch = config.optim.total_steps, config.data.batch
     pairs = sum(finding.pairs for finding in findings if finding.name in recipe.sets)
     epochs = f", {steps * batch / pairs:.1f} epochs of what is there" if pairs else ""
-    lines = [
-        recipe.summary,
+    said = (
         f"Arms {', '.join(recipe.arms)}; sets {', '.join(recipe.sets)}; pool {recipe.pool}; "
-        f"{steps:,} steps of {batch:,} pairs{epochs}.",
-    ]
+        f"{steps:,} steps of {batch:,} pairs{epochs}."
+    )
+    return head_lines(recipe.summary, said, limit)
+
+
+def head_lines(summary: str, said: str, limit: int | None) -> str:
+    """What a run is and trains, and whether it is a rehearsal."""
+    lines = [summary, said]
     if limit is not None:
         lines.append(f"REHEARSAL with --limit {limit}: its figures mean nothing.")
     return "\n".join(lines)

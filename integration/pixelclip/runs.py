@@ -8,10 +8,8 @@ from pathlib import Path
 from integration.checksums import checksum, checksums
 from integration.pixelclip.recipe import Source
 from integration.stage import Stage
+from integration.wiring import LOCAL
 from segbench import Task
-
-LOCAL = "local-dir:"
-"""How open_clip names a folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

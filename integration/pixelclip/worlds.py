@@ -12,7 +12,7 @@ from integration.pixelclip.recipe import PhotosConfig, PixelclipRecipe
 from integration.pixelclip.runs import ClipFiles, World
 from integration.pixelclip.scenes import MASKS, PHOTOS, write_photos
 from integration.stage import Stage, fingerprint_files
-from integration.wiring import best_device, fingerprint_scored
+from integration.wiring import LOCAL, best_device, fingerprint_scored
 from segbench import (
     CaptionRates,
     ScenesDataset,
@@ -40,7 +40,7 @@ def scenes_world(recipe: PixelclipRecipe, seeds: Sequence[int], out: Path) -> Wo
     def clip(seed: int) -> ClipFiles:
         folder = clips[seed].folder(out)
         return ClipFiles(
-            architecture=f"local-dir:{folder}", pretrained="", folder=folder, inputs=(clips[seed],)
+            architecture=f"{LOCAL}{folder}", pretrained="", folder=folder, inputs=(clips[seed],)
         )
 
     return World(

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from integration.wiring import LOCAL
 from maskcluster import TrainConfig
-
-LOCAL = "local-dir:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from integration.papers.check import FEW, Finding, Need, file_size, find_clip, find_task
-from integration.papers.pixelclip.backbones import BACKBONES, LOCAL
+from integration.papers.pixelclip.backbones import BACKBONES
 from integration.papers.pixelclip.photographs import FOLDER, PUBLISHED, PhotoSet
 from integration.papers.pixelclip.recipe import MasksRecipe, base_config
+from integration.wiring import LOCAL
 from maskcluster import MaskClusterError, open_photo, read_sa1b
 
 DINO = "dino-vit-s-16"

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from integration.errors import RecipeError
 from integration.papers.pixelclip.arms import ARMS, UNTUNED, cluster_changes
-from integration.papers.pixelclip.backbones import BACKBONES, LOCAL
-from integration.recipe import check_fields, read_recipe
+from integration.papers.pixelclip.backbones import BACKBONES
+from integration.recipe import check_fields, has_source, read_recipe
+from integration.wiring import LOCAL
 from maskcluster import MaskClusterError, TrainConfig
 from maskcluster import load_recipe as load_base
 from segbench import SegbenchError, Task, load_task
@@ -112,10 +113,8 @@ class MasksRecipe:
 
 
 def is_masks_recipe(name: str) -> bool:
-    """Whether a recipe is one of these; what cannot be read is left to the reader of the others."""
-    if not name.endswith(".toml"):
-        return (FOLDER / f"{name}.toml").exists()
-    return Path(name).exists() and read_recipe(name, FOLDER)[0].get("source") == "masks"
+    """Whether a recipe is one of these."""
+    return has_source(name, FOLDER, "masks")
 
 
 def load_masks_recipe(name: str) -> MasksRecipe:

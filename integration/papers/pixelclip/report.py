@@ -8,6 +8,7 @@ from integration.papers.pixelclip.recipe import MasksRecipe
 from integration.papers.pixelclip.stages import MasksRun, MasksWork
 from integration.papers.report import (
     figures_of,
+    head_lines,
     images_line,
     report_name,
     results_of,
@@ -36,10 +37,7 @@ def heading(
         steps, batch = config.optim.total_steps, config.data.batch
         epochs = f", {steps * batch / photos:.2f} epochs of what is there" if photos else ""
         said += f"; {steps:,} steps of {batch:,} photographs{epochs}"
-    lines = [recipe.summary, f"{said}."]
-    if limit is not None:
-        lines.append(f"REHEARSAL with --limit {limit}: its figures mean nothing.")
-    return "\n".join(lines)
+    return head_lines(recipe.summary, f"{said}.", limit)
 
 
 def write_report(run: MasksRun, work: MasksWork) -> str:

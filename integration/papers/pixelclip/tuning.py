@@ -8,11 +8,11 @@ import torch
 
 from integration.papers.launch import Ranks
 from integration.papers.pixelclip.arms import UNTUNED
-from integration.papers.pixelclip.backbones import LOCAL, clip_folder
+from integration.papers.pixelclip.backbones import clip_folder
 from integration.papers.pixelclip.check import dino_files
 from integration.papers.pixelclip.recipe import MasksRecipe
 from integration.papers.scoring import options, write_summary
-from integration.wiring import best_device
+from integration.wiring import LOCAL, best_device
 from maskcluster import (
     Clip,
     ClusterConfig,
