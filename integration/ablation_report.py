@@ -15,7 +15,7 @@ from integration.draws import EPOCHS
 from integration.pages import figure_tag, html_tables, write_page
 from integration.progress import ArmRun, Curve, curve, last_loss, read_log
 from integration.provenance import commit, machine
-from integration.recipe import Recipe
+from integration.recipe import FOLDER, Recipe, typed
 from integration.results import Spread, seconds_table, spread, table
 from integration.stage import Stage, with_inputs, write_text
 from integration.study import K
@@ -79,7 +79,8 @@ def gather_ablation(
     stages = with_inputs([study, *(stage for run in runs.values() for stage in run if stage)])
     return {
         "recipe": recipe.name,
-        "command": f"python -m integration.reproduce cocu --ablation --recipe {recipe.name} "
+        "command": f"python -m integration.reproduce cocu --ablation "
+        f"--recipe {typed(recipe.name, FOLDER)} "
         + (f"--seeds {len(seeds)} --arms {','.join(arms)}" if arms else "--data DATA"),
         "seeds": seeds,
         "date": datetime.now(UTC).date().isoformat(),

@@ -212,16 +212,25 @@ def read_recipe(name: str, folder: Path) -> tuple[dict[str, Any], str]:
         folder: of built-in recipes.
 
     Raises:
-        RecipeError: no such recipe, or unreadable TOML.
+        RecipeError: no such recipe, unreadable TOML, or a file that is called as a built-in recipe
+            and holds something else, whose results would be taken for that one's.
     """
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
         raise RecipeError(f"no recipe {name!r}; there are {known}, or give a .toml file")
+    built_in = folder / path.name
+    if built_in.exists() and built_in.read_bytes() != path.read_bytes():
+        raise RecipeError(f"{path}: a built-in recipe is called {path.stem}; rename your file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), path.stem
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not readable as TOML ({error})") from error
+
+
+def typed(name: str, folder: Path) -> str:
+    """What a reader gives to `--recipe` for a recipe of this name: it, or his own FILE.toml."""
+    return name if (folder / f"{name}.toml").exists() else f"{name}.toml"
 
 
 def check_known(name: str, *folders: Path) -> None:

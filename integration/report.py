@@ -11,7 +11,7 @@ from integration.concept_pages import ARCHIVES, CONCEPTS, archive_section, overl
 from integration.pages import figure_tag, html_tables, write_page
 from integration.progress import ArmRun
 from integration.provenance import commit, machine
-from integration.recipe import Recipe
+from integration.recipe import FOLDER, Recipe, typed
 from integration.results import Outcome, gather, markdown
 from integration.stage import Stage, write_text
 from segbench import Task
@@ -84,7 +84,7 @@ def _results(
     arms = ",".join(outcome.metrics)
     return {
         "recipe": recipe.name,
-        "command": f"python -m integration.reproduce cocu --recipe {recipe.name} "
+        "command": f"python -m integration.reproduce cocu --recipe {typed(recipe.name, FOLDER)} "
         f"--seeds {len(seeds)} --arms {arms}"
         + (" --data DATA" if recipe.source == "flickr8k" else ""),
         **named,

@@ -17,11 +17,12 @@ from integration.pixelclip.pictures import (
     name_table,
     strips,
 )
-from integration.pixelclip.recipe import PixelclipRecipe
+from integration.pixelclip.recipe import FOLDER, PixelclipRecipe
 from integration.pixelclip.runs import Runs, World
 from integration.pixelclip.tuning import LAST_BLOCKS
 from integration.progress import read_log
 from integration.provenance import commit, machine
+from integration.recipe import typed
 from integration.results import Spread, seconds_table, spread, table
 from integration.stage import Stage, with_inputs, write_text
 
@@ -134,9 +135,9 @@ def results(
     seeds = sorted(runs.untuned)
     return {
         "recipe": recipe.name,
-        "command": f"python -m integration.reproduce pixelclip --recipe {recipe.name} "
-        f"--seeds {len(seeds)} --arms {','.join(recipe.chosen)}"
-        + (" --data DATA" if reads_data else ""),
+        "command": "python -m integration.reproduce pixelclip "
+        f"--recipe {typed(recipe.name, FOLDER)} --seeds {len(seeds)} "
+        f"--arms {','.join(recipe.chosen)}" + (" --data DATA" if reads_data else ""),
         "clip_miou": outcome.untuned[first]["miou"],
         **named,
         "seeds": seeds,

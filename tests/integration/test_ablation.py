@@ -120,7 +120,7 @@ def test_reports_lie_where_they_are_looked_for(whole: Path) -> None:
     assert "| baseline to #4 | " in text
     page = (whole / "ablation.html").read_text(encoding="utf-8")
     command = json.loads((whole / "ablation.json").read_text())["command"]
-    assert f"<pre>{command}</pre>" in page
+    assert f"<pre>{command}</pre>" in page and "--recipe tiny.toml " in command
     figures, rest = page.split("<h2>Archives and their witnesses</h2>")
     archives, overlays = rest.split("<h2>A concept that captions rarely name")
     assert figures.count("<img") == 2

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from integration.errors import RecipeError
-from integration.recipe import FOLDER, Recipe, build_recipe, load_recipe
+from integration.recipe import FOLDER, Recipe, build_recipe, load_recipe, typed
 
 BUILT_IN = sorted(path.stem for path in FOLDER.glob("*.toml"))
 
@@ -133,6 +133,20 @@ def test_a_missing_part_is_named(values: dict[str, Any], part: str) -> None:
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(RecipeError, match=r"no recipe 'coco-mini'; there are .*cocu-mini"):
         load_recipe("coco-mini")
+
+
+def test_a_file_called_as_a_built_in_recipe_must_hold_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "cocu-mini.toml"
+    path.write_bytes((FOLDER / "cocu-mini.toml").read_bytes())
+    assert load_recipe(str(path)) == load_recipe("cocu-mini")
+    path.write_text(path.read_text() + "\n# mine\n")
+    with pytest.raises(RecipeError, match="a built-in recipe is called cocu-mini; rename your"):
+        load_recipe(str(path))
+
+
+def test_commands_say_what_a_reader_types() -> None:
+    assert typed("cocu-mini", FOLDER) == "cocu-mini"
+    assert typed("mine", FOLDER) == "mine.toml"
 
 
 @pytest.mark.parametrize("content", [b"arms = [", b"summary = '\xff'"])

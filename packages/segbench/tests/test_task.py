@@ -14,6 +14,7 @@ from segbench import (
     load_names,
     load_task,
     load_templates,
+    open_dataset,
     task_queries,
 )
 from segbench.protocols.background import decide
@@ -23,7 +24,7 @@ SCENES = '[dataset]\nkind = "scenes"\n'
 
 
 def test_every_task_of_the_package_loads_under_its_own_id() -> None:
-    assert len(list_tasks()) == 64
+    assert len(list_tasks()) == 69
     tasks = [load_any_task(name) for name in list_tasks()]
     assert [task.id for task in tasks] == list_tasks()
     assert len({task.hash for task in tasks}) == len(tasks)
@@ -109,6 +110,13 @@ def test_templates_of_equal_name_count_by_their_text() -> None:
     sets = ("groupvit_simple:subset", "clip_imagenet_7")
     hashes = {Task(id="a@b", dataset={"kind": "scenes"}, templates=name).hash for name in sets}
     assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("key", ["split", "count"])
+def test_scenes_say_what_they_lack(key: str) -> None:
+    spec = {"kind": "scenes", "split": "val", "count": 3}
+    with pytest.raises(FormatError, match=f"scenes: needs dataset.{key}"):
+        open_dataset({k: v for k, v in spec.items() if k != key})
 
 
 def test_with_dataset_changes_the_hash_and_nothing_else() -> None:

@@ -102,6 +102,10 @@ def test_tasks_are_the_papers_at_the_side_that_the_tower_trains_with() -> None:
     vit, convnext = load_masks_recipe("pixelclip-sa1b"), load_masks_recipe(ABLATION)
     assert vit.load_tasks() == [load_task(name) for name in TASKS]
     assert {task.square_px for task in convnext.load_tasks()} == {640}
+    named = load_masks_recipe("pixelclip-masks-convnextb")
+    assert {task.regions for task in named.load_tasks()} == {"class"}
+    for plain, masks in zip(convnext.load_tasks("ensemble"), named.load_tasks(), strict=True):
+        assert replace(masks, id=plain.id, summary=plain.summary, regions="none") == plain
     single = vit.load_tasks("single")[0]
     assert replace(single, templates=TEMPLATES["ensemble"]) == vit.load_tasks()[0]
     assert single.hash != vit.load_tasks()[0].hash
@@ -458,7 +462,7 @@ def test_published_figures_are_of_rows_and_tasks() -> None:
         )
         for row in content[name]:
             for published in published_rows(name, row):
-                assert set(published.percent) == set(TASKS)
+                assert set(published.percent) == set(recipe.tasks)
                 assert "PixelCLIP, table" in published.source
 
 

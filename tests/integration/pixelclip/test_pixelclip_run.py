@@ -136,7 +136,7 @@ def test_the_report_has_every_arm_before_and_after(whole: Path) -> None:
     report = (whole / "report.md").read_text()
     assert "more than twice the standard error" in report
     assert "Clusters of dino." in report
-    assert "--data" not in found["command"]
+    assert "--data" not in found["command"] and "--recipe tiny.toml " in found["command"]
     page = (whole / "report.html").read_text()
     assert page.count("data:image/png;base64,") > 8
     assert f"<pre>{found['command']}</pre>" in page

@@ -121,6 +121,8 @@ def _check_texts(kind: str, options: Mapping[str, Any]) -> None:
 def _open_scenes(options: Mapping[str, Any]) -> SegmentationDataset:
     from segbench.datasets.scenes import ScenesDataset  # only where scenes are asked for
 
+    if lacking := [key for key in ("split", "count") if key not in options]:
+        raise FormatError(f"scenes: needs dataset.{lacking[0]}")
     try:
         return ScenesDataset(**options)
     except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """Mask classification accuracy: is a region named right, wherever its borders are drawn?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, TypeAlias, get_args
 
@@ -183,15 +183,26 @@ def pool(regions: Regions, scores: Scores) -> IntArray:
     """
     if scores.ndim != 3 or tuple(scores.shape[1:]) != regions.shape or not len(scores):
         raise ValueError(f"scores must be (K, *{regions.shape}), got {tuple(scores.shape)}")
-    n = len(regions.classes)
-    if n == 0:
-        return np.zeros(0, dtype=np.int64)
-    sizes = np.bincount(regions.owner, minlength=n)  # (n,)
-    means = np.stack(  # (K, n), one class at a time to bound memory
-        [np.bincount(regions.owner, _inside(regions, plane), minlength=n) for plane in scores]
-    )
-    found: IntArray = (means / sizes).argmax(axis=0)
+    found: IntArray = region_means(regions, scores).argmax(axis=0)
     return found
+
+
+def region_means(regions: Regions, planes: Scores | Iterable[Scores]) -> FloatArray:
+    """(K, n) float64 mean score of every class inside each region.
+
+    Args:
+        regions: n regions.
+        planes: K of (H, W) scores, finite inside the regions; taken one at a time, so that they
+            need not be held together.
+
+    Raises:
+        ValueError: a score inside a region is not finite.
+    """
+    n = len(regions.classes)
+    sizes = np.bincount(regions.owner, minlength=n)  # (n,)
+    sums = [np.bincount(regions.owner, _inside(regions, plane), minlength=n) for plane in planes]
+    means: FloatArray = np.stack(sums) / sizes
+    return means
 
 
 def _inside(regions: Regions, plane: Scores) -> FloatArray:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from segbench.protocols.background import add_threshold_channel, decide
 from segbench.protocols.bank import build_bank
 from segbench.protocols.bank_cache import cached_bank
 from segbench.protocols.inference import ScoreMap, merge_windows, resize_image, resized_size
+from segbench.protocols.regions import name_regions
 from segbench.protocols.task import Task
 from segbench.segmenter import Segmenter
 from segbench.words import clean_name, load_queries, load_templates
@@ -112,6 +115,7 @@ def predict_labels(
     names: Sequence[str],
     *,
     owners: Tensor | None = None,
+    truth: npt.NDArray[np.integer] | None = None,
 ) -> Tensor:
     """Segment one image.
 
@@ -126,12 +130,15 @@ def predict_labels(
         names: K class names of the data set.
         owners: (Q,) int64 of `task_queries` on the same device, so that it is not made for every
             image.
+        truth: (H, W) true label ids, -1 where ignored, of which a task with `regions` takes the
+            masks that are named.
 
     Returns:
-        (H, W) integer label ids on the same device.
+        (H, W) integer label ids on the same device; 0 in no region, where there are regions.
 
     Raises:
         ModelError: the segmenter's scores have a wrong shape or are not finite.
+        ValueError: a task with `regions`, and no truth.
     """
     if owners is None:
         owners = torch.tensor(task_queries(task, names).owners, device=image.device)  # (Q,)
@@ -143,6 +150,10 @@ def predict_labels(
         return scores
 
     size = (image.shape[1], image.shape[2])
+    if task.regions != "none":
+        if truth is None:
+            raise ValueError(f"{task.id} names true masks: truth must be given")
+        return name_regions(merged_scores(score, image, task), truth, task, owners)
     seen = shrunk(image, task)
     labels = decide(merged_scores(score, seen, task), (seen.shape[1], seen.shape[2]), task, owners)
     return enlarged(labels, size)

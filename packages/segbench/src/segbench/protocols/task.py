@@ -17,6 +17,7 @@ from segbench.protocols.bank import Averaging
 from segbench.words import load_queries, load_templates
 
 BackgroundName = Literal["none", "threshold", "constant", "softmax_floor"]
+RegionName = Literal["none", "class", "component"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +97,11 @@ class Task:
     split_synonyms: bool = False
     """Treat a name such as "bed, cot" as two synonyms that are averaged."""
 
+    regions: RegionName = "none"
+    """`class` or `component`: the true masks are given, and only their names are sought. All pixels
+    of a class in an image, or of an 8-connected part of them, get the class of highest mean score
+    there (zero-shot mask classification: PixelCLIP, table 2)."""
+
     absent: AbsentRule = "union"
     """Rule for absent classes behind the metric `miou`; all rules are reported."""
 
@@ -108,7 +114,10 @@ class Task:
         _check_choice(self, "background", get_args(BackgroundName))
         _check_choice(self, "averaging", get_args(Averaging))
         _check_choice(self, "absent", ABSENT_RULES)
+        _check_choice(self, "regions", get_args(RegionName))
         _check_background(self)
+        if self.regions != "none" and (self.background != "none" or self.largest_px is not None):
+            raise FormatError(f"{self.id}: regions go with background none, without largest_px")
 
     @property
     def hash(self) -> str:
@@ -118,6 +127,8 @@ class Task:
         """
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         del content["summary"]
+        if self.regions == "none":
+            del content["regions"]  # tasks keep the hash that they had before there were regions
         placed = {"folder"} if self.dataset["kind"] not in ("folder", "scenes") else set()
         content["dataset"] = {k: v for k, v in self.dataset.items() if k not in placed}
         if "groups" in self.dataset:  # whose order is that of the label ids

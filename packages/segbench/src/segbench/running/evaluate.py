@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from segbench.datasets import Example, open_dataset
+from segbench.errors import UsageError
 from segbench.metrics.extras import check_extras
 from segbench.protocols.inference import image_tensor
 from segbench.protocols.predict import predict_labels, task_bank, task_queries
@@ -91,7 +92,15 @@ def evaluate(  # noqa: PLR0913  # every option of the command
 
         def predict(example: Example) -> Tensor:
             image = image_tensor(example.image, run.device)  # (3, H, W)
-            return predict_labels(segmenter, image, bank, task, run.dataset.names, owners=owners)
+            return predict_labels(
+                segmenter,
+                image,
+                bank,
+                task,
+                run.dataset.names,
+                owners=owners,
+                truth=example.labels,
+            )
 
         return finish(run, predict)
 
@@ -125,12 +134,16 @@ def score_folder(
         The report, equal to what is written.
 
     Raises:
-        UsageError: unknown task or metric, `limit` below 1, results that would be overwritten, or
-            another evaluation that is writing to `out`.
+        UsageError: unknown task or metric, a task that names given masks, `limit` below 1, results
+            that would be overwritten, or another evaluation that is writing to `out`.
         DataMissingError: a map is missing, or data is.
         FormatError: a map has another size or a value that is no label id.
     """
     task = task if isinstance(task, Task) else load_task(task)
+    if task.regions != "none":
+        raise UsageError(
+            f"{task.id} has a model name given masks; label maps are scored as they are"
+        )
     maps = SavedMaps(predictions)
     run = Run(
         task=task,
