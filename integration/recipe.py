@@ -199,8 +199,10 @@ def load_recipe(name: str) -> Recipe:
     """Read a recipe by its name among the built-in ones, or by the path of a TOML file.
 
     Raises:
-        RecipeError: no such recipe, unreadable TOML, an unknown field or a value out of range.
+        RecipeError: no such recipe, unreadable TOML, an unknown field, a value out of range, or a
+            file that is called as a built-in recipe.
     """
+    check_own_name(name, FOLDER)
     return build_recipe(*read_recipe(name, FOLDER))
 
 
@@ -212,16 +214,12 @@ def read_recipe(name: str, folder: Path) -> tuple[dict[str, Any], str]:
         folder: of built-in recipes.
 
     Raises:
-        RecipeError: no such recipe, unreadable TOML, or a file that is called as a built-in recipe
-            and holds something else, whose results would be taken for that one's.
+        RecipeError: no such recipe, or unreadable TOML.
     """
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
         raise RecipeError(f"no recipe {name!r}; there are {known}, or give a .toml file")
-    built_in = folder / path.name
-    if built_in.exists() and built_in.read_bytes() != path.read_bytes():
-        raise RecipeError(f"{path}: a built-in recipe is called {path.stem}; rename your file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), path.stem
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -231,6 +229,19 @@ def read_recipe(name: str, folder: Path) -> tuple[dict[str, Any], str]:
 def typed(name: str, folder: Path) -> str:
     """What a reader gives to `--recipe` for a recipe of this name: it, or his own FILE.toml."""
     return name if (folder / f"{name}.toml").exists() else f"{name}.toml"
+
+
+def check_own_name(name: str, folder: Path) -> None:
+    """Refuse a file that is called as a built-in recipe and holds something else.
+
+    The command that results name would make other numbers.
+
+    Raises:
+        RecipeError: it is.
+    """
+    path, built_in = Path(name), folder / Path(name).name
+    if path.is_file() and built_in.exists() and built_in.read_bytes() != path.read_bytes():
+        raise RecipeError(f"{path}: a built-in recipe is called {path.stem}; rename your file")
 
 
 def check_known(name: str, *folders: Path) -> None:

@@ -153,6 +153,7 @@ def find_clip(
     title: str = "CLIP ViT-B/16",
     get: str | None = None,
     wanted: Mapping[str, object] | None = None,
+    tokenizer: Sequence[str] = (),
 ) -> Finding:
     """Look for a CLIP: open_clip's configuration and weights.
 
@@ -162,6 +163,7 @@ def find_clip(
         title: what it is.
         get: how to get it; the one that curates when left out.
         wanted: fields of `model_cfg` that the weights of this name have.
+        tokenizer: files of it that lie beside the weights.
     """
     folder = root / name
     missing = partial(
@@ -180,6 +182,8 @@ def find_clip(
             return missing(found=told)
     if not weights:
         return missing(found=f"{title}: no weights in {folder}")
+    if lacking := [file for file in tokenizer if not (folder / file).is_file()]:
+        return missing(found=f"{title}: no {' and no '.join(lacking)} of its tokenizer in {folder}")
     quick = "QuickGELU, as OpenAI's weights need" if config.get("quick_gelu") else "GELU"
     size = file_size(sum(file.stat().st_size for file in weights))
     return Finding(name=name, state="ok", found=f"{size}, {width} numbers, {quick}")

@@ -243,16 +243,21 @@ BASE_NAMES: Mapping[str, str] = {"gcc3m": "cc3m", "gcc12m": "cc12m", "redcap12m"
 
 
 def limited(config: TrainConfig, pairs: int, limit: int, ranks: int) -> TrainConfig:
-    """A rehearsal of a training: one pass over few pairs, in at least four steps.
+    """A rehearsal of a training: one pass over few pairs.
 
     Args:
         config: of the real run.
-        pairs: that there are.
-        limit: as given to `--limit`; the batch is at most a quarter of it.
-        ranks: that share a batch, which is a multiple of them.
+        pairs: that there are, of all sets together.
+        limit: as given to `--limit`, of every set.
+        ranks: that share a batch.
+
+    Returns:
+        The batch of `rehearsed_batch`, in at least two steps.
+
+    Raises:
+        RecipeError: fewer pairs than such a batch has.
     """
-    batch = min(config.data.batch, max(limit // 4, 2))
-    batch = max(batch // ranks, 1) * ranks
+    batch = rehearsed_batch(config.data.batch, "pairs", min(limit, pairs), ranks)
     steps = max(min(config.optim.total_steps, pairs // batch), 2)
     return replace(
         config,
@@ -260,3 +265,29 @@ def limited(config: TrainConfig, pairs: int, limit: int, ranks: int) -> TrainCon
         optim=replace(config.optim, total_steps=steps, warmup_steps=min(1, steps - 1)),
         log_every=1,
     )
+
+
+def rehearsed_batch(published: int, what: str, used: int, ranks: int) -> int:
+    """The batch of a rehearsal, small enough for several steps.
+
+    Args:
+        published: batch of the real run.
+        what: is in it, for people.
+        used: that there are.
+        ranks: that share a batch.
+
+    Returns:
+        A quarter of what there is, 2 at least and the real batch at most, rounded down to a
+        multiple of the ranks; one a rank where that is more.
+
+    Raises:
+        RecipeError: there is less than such a batch.
+    """
+    batch = min(published, max(used // 4, 2))
+    batch = max(batch // ranks, 1) * ranks
+    if used < batch:
+        raise RecipeError(
+            f"a rehearsal needs {batch} {what} on {ranks} ranks, has {used}: raise --limit, add "
+            f"{what}, or lower --nproc_per_node"
+        )
+    return batch

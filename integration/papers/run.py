@@ -183,12 +183,13 @@ def configs_of(
     """What each (arm, seed) trains, in the order in which they are trained.
 
     Raises:
-        RecipeError: the batch is no multiple of the ranks.
+        RecipeError: the batch is no multiple of the ranks, or a rehearsal has too few pairs.
     """
     configs = {(a, s): train_recipe(recipe, a, s) for s in seeds for a in recipe.arms}
     if limit is not None:
         found = {finding.name: finding.pairs for finding in findings}
         pairs = sum(min(found[name], limit) for name in recipe.sets)
+        pairs = pairs or limit  # of none the check of the data says how to get them
         return {key: limited(each, pairs, limit, ranks.world) for key, each in configs.items()}
     batch = next(iter(configs.values())).data.batch
     if batch % ranks.world:

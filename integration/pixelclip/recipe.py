@@ -14,6 +14,7 @@ from integration.recipe import (
     VocabularyConfig,
     build_part,
     check_fields,
+    check_own_name,
     read_recipe,
 )
 from maskcluster import MaskClusterError, TrainConfig, train_config
@@ -166,6 +167,7 @@ def load_pixelclip_recipe(name: str) -> PixelclipRecipe:
     Raises:
         RecipeError: no such recipe, unreadable TOML, an unknown field or a value out of range.
     """
+    check_own_name(name, FOLDER)
     values, stem = read_recipe(name, FOLDER)
     return build_pixelclip_recipe(values, stem)
 

@@ -9,7 +9,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import KMeans
 
 from conceptarchive import (
     ArchiveConfig,
@@ -122,6 +121,8 @@ def cluster_names(
     if not used:
         raise RecipeError("no pair of the archive has a concept: prompts need other words")
     wanted = min(clusters, len(used))
+    from sklearn.cluster import KMeans  # sets environment variables of OpenMP
+
     groups = KMeans(wanted, n_init=4, random_state=seed).fit_predict(features[used])  # (U,)
     best: dict[int, str] = {}
     for group, at in zip(groups, used, strict=True):

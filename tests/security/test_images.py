@@ -83,6 +83,26 @@ def test_data_behind_the_last_pixel_are_not_inflated(
     assert photo.shape == (8, 8, 3) and not photo.any()
 
 
+def test_label_maps_are_refused_in_one_line(
+    hostile_images: Mapping[str, bytes],
+    long_image: bytes,
+    little_memory: LittleMemory,
+    ghostscript: Any,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.png"
+    for name, data in hostile_images.items():
+        path.write_bytes(data)
+        with little_memory(), pytest.raises(maskcluster.DataError) as caught:
+            maskcluster.read_label_map(path)
+        assert str(caught.value).startswith(f"{path}: "), name
+        assert "\n" not in str(caught.value), name
+    path.write_bytes(long_image)
+    with little_memory():
+        assert maskcluster.read_label_map(path).areas.tolist() == [64]
+    assert not ghostscript.sprung
+
+
 def test_embedding_lists_them_and_goes_on(
     shard: Path,
     hostile_images: Mapping[str, bytes],

@@ -1,1 +1,1 @@
-"""PixelCLIP at its published size: SA-1B, the true CLIP towers, the paper's tables."""
+"""PixelCLIP at its published size: its photographs, the true CLIP towers, the paper's tables."""

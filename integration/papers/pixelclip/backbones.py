@@ -30,11 +30,13 @@ class Backbone:
     """Of its image tower, in millions."""
     rate: str
     """Of the plan: work of its image towers for a photograph."""
+    tokenizer: tuple[str, ...] = ()
+    """Files of its tokenizer there, where open_clip does not come with it."""
 
     @property
     def get(self) -> str:
         """How to get it, for the data check."""
-        files = f"open_clip_config.json {self.weights}"
+        files = " ".join(("open_clip_config.json", self.weights, *self.tokenizer))
         return f"hf download {self.hub} {files} --local-dir ROOT/{self.folder}"
 
 
@@ -71,6 +73,18 @@ BACKBONES: Mapping[str, Backbone] = {
         parameters=351.8,
         visual=199.8,
         rate="masks_convnext_l",
+    ),
+    "ViT-B-16-SigLIP": Backbone(
+        folder="siglip-vit-b-16",
+        title="SigLIP ViT-B/16",
+        hub="timm/ViT-B-16-SigLIP",
+        weights="open_clip_model.safetensors",
+        embed_dim=768,
+        quick_gelu=False,
+        parameters=203.2,
+        visual=92.9,
+        rate="masks_siglip_b",
+        tokenizer=("tokenizer.json", "tokenizer_config.json"),
     ),
 }
 """By open_clip's name, as the recipes of maskcluster have it."""

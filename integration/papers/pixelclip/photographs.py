@@ -1,78 +1,102 @@
-"""SA-1B on disk: photographs, masks in JSON beside them, and a small sample of both."""
+"""Photographs on disk with the masks that are read for them, and a small sample of both."""
 
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from maskcluster import DataError, find_photos
 
-FOLDER = "sa1b"
-"""Below --data, with the folders of the archives inside."""
-JSON = ".json"
-"""How a photograph's file of masks ends."""
 SAMPLE = "photographs"
-PUBLISHED = 500_000
-"""Photographs of the published run (PixelCLIP, sec. 4.1: 5 % of SA-1B)."""
+SAMPLE_MASKS = "masks"
+"""In the folder of a sample: photographs, and masks where they lie apart from them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PhotoSet:
     """Photographs of a run."""
 
     folder: Path
     """All lie below it."""
     files: tuple[str, ...]
-    """Paths in it, ascending by key; where masks are read, of those that have some beside them."""
+    """Paths in it, ascending by key; where masks are read, of those that have some."""
+    masks: Path | None
+    """Below it masks lie as photographs do below `folder`, which it may be; None where none are
+    read."""
+    suffix: str
+    """How a file of masks ends, in place of its photograph's suffix."""
     alone: int
-    """Photographs left out, for they have no JSON file."""
+    """Photographs left out, for they have no file of masks."""
     bytes: int
     """Photographs and masks, on disk."""
     fingerprint: str
     """Hash of names and sizes of all these files, so that other data are another run."""
 
+    def masks_of(self, name: str) -> str:
+        """Path in `masks` of the file that belongs to a photograph."""
+        return f"{Path(name).with_suffix('').as_posix()}{self.suffix}"
 
-def find_photographs(data: Path, *, masks: bool) -> PhotoSet:
-    """Look for photographs below `data/sa1b`, as training does; none is no error.
+    def sampled(self, folder: Path) -> "PhotoSet":
+        """The same set where `write_sample` has put it."""
+        apart = self.masks != self.folder
+        masks = None if self.masks is None else folder / (SAMPLE_MASKS if apart else SAMPLE)
+        return replace(self, folder=folder / SAMPLE, masks=masks)
+
+
+def find_set(folder: Path, masks: Path | None = None, suffix: str = "") -> PhotoSet:
+    """Look for photographs below a folder, as training does; none is no error.
 
     Args:
-        data: the data folder.
-        masks: whether each needs a JSON file of the same name beside it.
+        folder: of photographs.
+        masks: folder of their masks, where they are read.
+        suffix: how files of masks end.
 
     Raises:
         UsageError: two photographs have one key.
     """
-    folder = data / FOLDER
     found = [path.relative_to(folder).as_posix() for path in _photographs(folder).values()]
-    kept = [name for name in found if not masks or (folder / _masks_of(name)).is_file()]
+    every = PhotoSet(
+        folder=folder, files=tuple(found), masks=masks, suffix=suffix,
+        alone=0, bytes=0, fingerprint="",
+    )  # fmt: skip
+    kept = [name for name in found if masks is None or (masks / every.masks_of(name)).is_file()]
     digest, total = hashlib.sha256(), 0
     for name in kept:
-        for each in (name, _masks_of(name)) if masks else (name,):
-            size = (folder / each).stat().st_size
-            digest.update(f"{each}\0{size}\n".encode())
+        files = {name: folder / name}
+        if masks is not None:
+            files[every.masks_of(name)] = masks / every.masks_of(name)
+        for told, path in files.items():
+            size = path.stat().st_size
+            digest.update(f"{told}\0{size}\n".encode())
             total += size
-    return PhotoSet(folder, tuple(kept), len(found) - len(kept), total, digest.hexdigest())
+    return replace(
+        every,
+        files=tuple(kept),
+        alone=len(found) - len(kept),
+        bytes=total,
+        fingerprint=digest.hexdigest(),
+    )
 
 
-def write_photographs(photos: PhotoSet, count: int, masks: bool, folder: Path) -> None:
+def write_sample(photos: PhotoSet, count: int, folder: Path) -> None:
     """Copy the first photographs, and their masks, under the names that they have.
 
     Args:
         photos: of the run.
         count: of photographs; fewer if there are not as many.
-        masks: whether JSON files are copied too.
-        folder: of the stage; `SAMPLE` in it gets them.
+        folder: of the stage; see `PhotoSet.sampled`.
     """
+    sample = photos.sampled(folder)
     for name in photos.files[:count]:
-        for each in (name, _masks_of(name)) if masks else (name,):
-            target = folder / SAMPLE / each
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(photos.folder / each, target)
+        _copy(photos.folder / name, sample.folder / name)
+        if photos.masks is not None and sample.masks is not None:
+            _copy(photos.masks / photos.masks_of(name), sample.masks / photos.masks_of(name))
 
 
-def _masks_of(name: str) -> str:
-    return str(Path(name).with_suffix(JSON).as_posix())
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 def _photographs(folder: Path) -> Mapping[str, Path]:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from integration.errors import RecipeError
 from integration.papers.pixelclip.arms import ARMS, UNTUNED, cluster_changes
 from integration.papers.pixelclip.backbones import BACKBONES
+from integration.papers.pixelclip.mask_kinds import MASK_KINDS, MaskKind
+from integration.papers.recipe import rehearsed_batch
 from integration.recipe import check_fields, has_source, read_recipe
 from integration.wiring import LOCAL
 from maskcluster import MaskClusterError, TrainConfig
@@ -37,7 +39,7 @@ TEMPLATES: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MasksRecipe:
-    """A run of PixelCLIP on photographs of SA-1B."""
+    """A run of PixelCLIP on photographs with masks."""
 
     name: str
     """Name of the file."""
@@ -51,8 +53,11 @@ class MasksRecipe:
     base: str
     """Recipe of the package maskcluster: CLIP, views, batch, rates and steps."""
 
-    masks: Literal["sa1b", "dino"]
-    """`sa1b`: the JSON beside every photograph; `dino`: k-means over DINO's features."""
+    masks: Literal["sa1b", "dino", "coco-stuff", "coco-stuff-components"]
+    """`sa1b`: the JSON beside every photograph; `dino`: k-means over DINO's features; `coco-stuff`:
+    the regions of COCO-Stuff's label maps, without their labels, one mask of a class in a
+    photograph or, as `coco-stuff-components`, one of each connected part. Which of the two the
+    paper took is not said."""
 
     dino_clusters: int = 16
     """k of the k-means over a photograph's features of DINO (published)."""
@@ -87,6 +92,11 @@ class MasksRecipe:
             )
         if not given or len(set(given)) < len(given):
             raise RecipeError(f"{self.name}: {key} must be different ones, got {list(given)}")
+
+    @property
+    def mask_kind(self) -> MaskKind:
+        """Where photographs and masks come from."""
+        return MASK_KINDS[self.masks]
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -186,20 +196,13 @@ def limited(config: TrainConfig, photos: int, limit: int, ranks: int) -> TrainCo
         ranks: that share a batch.
 
     Returns:
-        The batch is a quarter of the photographs, 2 at least and the recipe's at most, rounded down
-        to a multiple of the ranks; one a rank where that is more.
+        The batch of `rehearsed_batch`, in at least two steps.
 
     Raises:
         RecipeError: fewer photographs than such a batch has.
     """
     used = min(limit, photos)
-    batch = min(config.data.batch, max(used // 4, 2))
-    batch = max(batch // ranks, 1) * ranks
-    if used < batch:
-        raise RecipeError(
-            f"a rehearsal needs {batch} photographs on {ranks} ranks, has {used}: raise --limit, "
-            "add photographs, or lower --nproc_per_node"
-        )
+    batch = rehearsed_batch(config.data.batch, "photographs", used, ranks)
     steps = max(min(config.optim.total_steps, used // batch), 2)
     return replace(
         config,

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from integration.papers.pixelclip.photographs import PUBLISHED
 from integration.papers.pixelclip.recipe import MasksRecipe
 from integration.papers.pixelclip.stages import MasksRun, MasksWork
 from integration.papers.report import (
@@ -50,7 +49,8 @@ def write_report(run: MasksRun, work: MasksWork) -> str:
     name = report_name(recipe.name, run.limit)
     photos = min(len(run.photos.files), run.limit or len(run.photos.files))
     rows = [["photographs", "this run", "the published run"]]
-    rows += [["SA-1B", f"{photos:,}", f"{PUBLISHED:,}"]] if run.configs else []
+    kind = recipe.mask_kind
+    rows += [[kind.title, f"{photos:,}", f"{kind.published:,}"]] if run.configs else []
     parts = [
         f"# {name}",
         heading(recipe, list(run.configs.values()), photos, run.limit),

@@ -12,7 +12,6 @@ from integration.papers.check import look, require
 from integration.papers.launch import Ranks, joined
 from integration.papers.pixelclip.backbones import clip_folder
 from integration.papers.pixelclip.check import needs_of
-from integration.papers.pixelclip.photographs import find_photographs
 from integration.papers.pixelclip.plan import plan_masks
 from integration.papers.pixelclip.recipe import (
     MasksRecipe,
@@ -53,7 +52,8 @@ def run_masks_paper(name: str, options: Options) -> None:
     recipe = replace(load_masks_recipe(name), **given)
     recipe.load_tasks()
     if options.data is None:
-        raise RecipeError(f"recipe {recipe.name} reads SA-1B: say where with --data FOLDER")
+        title = recipe.mask_kind.title
+        raise RecipeError(f"recipe {recipe.name} reads {title}: say where with --data FOLDER")
     data = options.data.resolve()
     with joined() as ranks:
         _run(recipe, data, options, ranks, sys.stdout if ranks.leads else None)
@@ -63,7 +63,7 @@ def _run(
     recipe: MasksRecipe, data: Path, options: Options, ranks: Ranks, stream: TextIO | None
 ) -> None:
     seeds, limit, out = tuple(range(options.seeds)), options.limit, options.out or OUT
-    photos = find_photographs(data, masks=recipe.masks == "sa1b")
+    photos = recipe.mask_kind.find(data)
     findings = look(needs_of(recipe, photos), data)
     seen = [as_rehearsed(finding, limit) for finding in findings]
     count = len(photos.files) if limit is None else min(len(photos.files), limit)

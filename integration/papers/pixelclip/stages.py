@@ -1,4 +1,4 @@
-"""PixelCLIP's own run, stage by stage: from SA-1B and a CLIP on disk to the table.
+"""PixelCLIP's own run, stage by stage: from photographs and a CLIP on disk to the table.
 
     [sample] -> [masks-dino] -> train (each arm and seed) -> evaluate (each task and prompts)
     CLIP     -> evaluate, before any tuning
@@ -7,7 +7,7 @@
 have is trained once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import Any
 
 from integration.checksums import checksums
 from integration.papers.launch import Ranks
-from integration.papers.pixelclip.check import DINO
-from integration.papers.pixelclip.photographs import SAMPLE, PhotoSet, write_photographs
+from integration.papers.pixelclip.dino import DINO
+from integration.papers.pixelclip.photographs import PhotoSet, write_sample
 from integration.papers.pixelclip.plan import runs_of
 from integration.papers.pixelclip.recipe import MasksRecipe, Prompts, base_config
-from integration.papers.pixelclip.tuning import MASKS, MasksScorer, dino_masks, tune
+from integration.papers.pixelclip.tuning import MasksScorer, dino_masks, tune
 from integration.stage import Stage
 from maskcluster import TrainConfig
 
@@ -84,20 +84,20 @@ def masks_stages(run: MasksRun) -> MasksWork:
 
 def _before(run: MasksRun) -> tuple[Stage, ...]:
     """What comes before the training: a sample in a rehearsal, masks where they are made."""
-    reads = run.recipe.masks == "sa1b"
+    kind = run.recipe.mask_kind
     found: list[Stage] = []
     if run.limit is not None:
         found.append(
             Stage(
-                name="sample-sa1b" if reads else "sample-photographs",
+                name=kind.sample,
                 settings=_photographs(run),
-                run=partial(write_photographs, run.photos, run.limit, reads),
+                run=partial(write_sample, run.photos, run.limit),
             )
         )
-    if not reads:
+    if kind.made_by:
         found.append(
             Stage(
-                name="masks-dino",
+                name=kind.made_by,
                 settings={
                     **_photographs(run),
                     "weights": checksums(run.data / DINO),
@@ -105,8 +105,8 @@ def _before(run: MasksRun) -> tuple[Stage, ...]:
                     "short_px": run.recipe.dino_short_px,
                 },
                 inputs=tuple(found),
-                run=partial(dino_masks, run.recipe, _folder(run, found), run.data),
-                cost=run.costs["masks-dino"],
+                run=partial(dino_masks, run.recipe, _placed(run, found).folder, run.data),
+                cost=run.costs[kind.made_by],
             )
         )
     return tuple(found)
@@ -117,9 +117,9 @@ def _photographs(run: MasksRun) -> dict[str, Any]:
     return {"photographs": run.photos.fingerprint, "limit": run.limit}
 
 
-def _folder(run: MasksRun, before: tuple[Stage, ...] | list[Stage]) -> Path:
-    """Where the photographs are, once they are there."""
-    return run.photos.folder if run.limit is None else before[0].folder(run.out) / SAMPLE
+def _placed(run: MasksRun, before: Sequence[Stage]) -> PhotoSet:
+    """The photographs where they are, once they are there."""
+    return run.photos if run.limit is None else run.photos.sampled(before[0].folder(run.out))
 
 
 def _train(
@@ -129,17 +129,18 @@ def _train(
     config = run.configs[arm, seed]
     learnt = {key: value for key, value in asdict(config).items() if key != "machine"}
     learnt["data"] = {key: value for key, value in learnt["data"].items() if key != "workers"}
-    made = before[-1].folder(run.out) / MASKS if run.recipe.masks == "dino" else None
+    kind, photos = run.recipe.mask_kind, _placed(run, before)
+    made = before[-1].folder(run.out) if kind.made_by else None
 
     def work(folder: Path) -> None:
         scorer.forget()
         label = f"train {arm}, seed {seed}"
-        photos = _folder(run, before)
-        tune(config, photos, made, folder, data=run.data, ranks=run.ranks, label=label)
+        masks = kind.open(photos, made)
+        tune(config, photos.folder, masks, folder, data=run.data, ranks=run.ranks, label=label)
 
     return Stage(
         name=f"train-{arm}-{seed}",
-        settings={"train": learnt, "clip": dict(run.clip), **_photographs(run)},
+        settings={"train": learnt, "clip": dict(run.clip), **_photographs(run), **kind.settings},
         inputs=before,
         run=work,
         cost=run.costs[f"train-{arm}-{seed}"],

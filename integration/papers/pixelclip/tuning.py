@@ -9,7 +9,7 @@ import torch
 from integration.papers.launch import Ranks
 from integration.papers.pixelclip.arms import UNTUNED
 from integration.papers.pixelclip.backbones import clip_folder
-from integration.papers.pixelclip.check import dino_files
+from integration.papers.pixelclip.dino import MASKS, dino_files
 from integration.papers.pixelclip.recipe import MasksRecipe
 from integration.papers.scoring import options, write_summary
 from integration.wiring import LOCAL, best_device
@@ -19,10 +19,8 @@ from maskcluster import (
     DinoMasks,
     MaskedPhotos,
     MaskSource,
-    MaskStore,
     PixelCLIP,
     PixelCLIPSegmenter,
-    Sa1bFolder,
     TrainConfig,
     generate,
     load_backbone,
@@ -32,7 +30,6 @@ from maskcluster import (
 )
 from segbench import Task, evaluate
 
-MASKS = "masks"
 GRID = 64
 """Side to which features are resized before they are compared (published)."""
 
@@ -57,7 +54,7 @@ def dino_masks(recipe: MasksRecipe, photos: Path, data: Path, folder: Path) -> N
 def tune(
     config: TrainConfig,
     photos: Path,
-    masks: Path | None,
+    masks: MaskSource,
     folder: Path,
     *,
     data: Path,
@@ -69,14 +66,13 @@ def tune(
     Args:
         config: of the arm.
         photos: folder of photographs.
-        masks: store of masks; None reads the JSON beside the photographs.
+        masks: of the photographs.
         folder: of the stage.
         data: the data folder, which has the CLIP.
         ranks: this process among the others.
         label: what progress calls it.
     """
-    source: MaskSource = Sa1bFolder(photos) if masks is None else MaskStore.open(masks)
-    dataset = MaskedPhotos(photos, source, config.views, seed=config.data.seed)
+    dataset = MaskedPhotos(photos, masks, config.views, seed=config.data.seed)
     device = best_device()
     train(
         on_this_machine(config, ranks, device),

@@ -1,6 +1,7 @@
 """Class prompts: the text they stand in, where they start, and where gradients go."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,23 +175,48 @@ def test_what_is_no_prompt_is_refused(text: TextTower) -> None:
         text(torch.zeros(1, 78, 16), torch.tensor([77]))
 
 
-def test_text_towers_that_read_both_ways_are_refused() -> None:
+def with_text(**change: Any) -> Clip:
+    """A small CLIP whose text tower is another one, with CLIP's own tokenizer."""
     from open_clip.model import CustomTextCLIP
 
-    vision, words = restated.VISION["vit"], restated.TEXT
-    for change, said in (
-        ({"no_causal_mask": True}, "must be causal"),
-        ({"embed_cls": True}, "ends in a class token"),
-        ({"pool_type": "last"}, "pools last"),
+    torch.manual_seed(0)
+    model = CustomTextCLIP(20, restated.VISION["vit"], {**restated.TEXT, **change}).eval()
+    restated.roughen(model)
+    tokenizer = restated.tiny_clip().tokenizer
+    return Clip(model=model, tokenizer=tokenizer, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"no_causal_mask": True},  # MobileCLIP
+        {"pool_type": "last"},
+        {"no_causal_mask": True, "pool_type": "last"},  # SigLIP
+    ],
+    ids=str,
+)
+def test_where_padding_is_read_prompts_run_on_all_positions(change: dict[str, Any]) -> None:
+    clip = with_text(**change)
+    own: Any = clip.model
+    text = TextTower(clip)
+    assert text.ids("a cat") == [49406, 320, 2368, 49407]
+    names = ["cat", "dog"]
+    want = own.encode_text(clip.tokenizer([TEMPLATE.format(n) for n in names]), normalize=True)
+    prompts = ClassPrompts(text, name_tokens(text, names, 1))
+    torch.testing.assert_close(prompts(), want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(name_rows(text, names, [TEMPLATE]), want, rtol=1e-5, atol=1e-5)
+    rows = clip.tokenizer(["a cat", "", "word " * 99])
+    torch.testing.assert_close(text.read(rows), own.encode_text(rows), rtol=1e-5, atol=1e-5)
+
+
+def test_text_towers_that_are_read_otherwise_are_refused(clip: Clip) -> None:
+    masked = with_text(no_causal_mask=True)
+    masked.model.text.use_pad_mask = True  # type: ignore[union-attr]
+    for other, said in (
+        (with_text(embed_cls=True), "ends in a class token"),
+        (with_text(pool_type="first"), "a tower that pools first"),
+        (masked, "masks padding"),
+        (replace(clip, model=nn.Linear(2, 2)), "must be open_clip's own, got Linear"),
     ):
-        clip = Clip(
-            model=CustomTextCLIP(20, vision, {**words, **change}),
-            tokenizer=restated.tiny_clip().tokenizer,
-            mean=(0.5,) * 3,
-            std=(0.5,) * 3,
-        )
         with pytest.raises(ValueError, match=said):
-            TextTower(clip)
-    other = Clip(model=nn.Linear(2, 2), tokenizer=clip.tokenizer, mean=(0.5,), std=(0.5,))
-    with pytest.raises(ValueError, match="must be open_clip's own, got Linear"):
-        TextTower(other)
+            TextTower(other)

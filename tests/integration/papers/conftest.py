@@ -6,8 +6,11 @@ archives); pictures are noise and the CLIP has ViT-B/16's true size and random w
 
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +174,16 @@ def sa1b_masks(name: str, number: int) -> dict[str, Any]:
     return {"image": image, "annotations": rows}
 
 
+def write_coco_stuff(root: Path, photos: int = 6) -> None:
+    """COCO's training photographs and the label maps of COCO-Stuff, as both are unpacked."""
+    for number in range(photos):
+        name = f"{number + 9:012d}"
+        save(root / "images" / "train2017" / f"{name}.jpg", picture(64, 48, number))
+        labels = halves(48, 64, 1, 181)
+        labels[:8], labels[40:, :8] = 255, 1 + number
+        save(root / "annotations" / "train2017" / f"{name}.png", grey(labels))
+
+
 Labels = npt.NDArray[np.integer]
 
 
@@ -254,6 +267,27 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder of PixelCLIP's runs with a small CLIP, quick to make."""
     folder = tmp_path_factory.mktemp("photographs")
     write_sa1b(folder / "sa1b")
+    write_coco_stuff(folder / "coco")
     write_benchmarks(folder)
     write_small_clip(folder / "clip-small")
     return folder
+
+
+@pytest.fixture
+def on_two_ranks() -> Callable[..., str]:
+    """Run `integration.reproduce` under torchrun, two ranks on CPUs; what it printed."""
+
+    def run(arguments: Sequence[str]) -> str:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        done = subprocess.run(
+            [sys.executable, *torchrun, "-m", "integration.reproduce", *arguments],
+            cwd=Path(__file__).parents[3],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -14,6 +14,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.model import CustomTextCLIP
 from PIL import Image
 from torch import nn
 
@@ -23,7 +24,7 @@ from integration.papers.launch import Ranks
 from integration.papers.pixelclip.arms import ARMS, UNTUNED
 from integration.papers.pixelclip.backbones import BACKBONES, clip_folder
 from integration.papers.pixelclip.check import needs_of
-from integration.papers.pixelclip.photographs import find_photographs
+from integration.papers.pixelclip.mask_kinds import MASK_KINDS
 from integration.papers.pixelclip.plan import plan_masks, score_seconds
 from integration.papers.pixelclip.recipe import (
     FOLDER,
@@ -75,8 +76,9 @@ def test_a_recipe_says_its_command_first_and_is_maskclusters(name: str) -> None:
     base = load_recipe(recipe.base)
     assert train_recipe(recipe, "pixelclip", 0) == base
     assert (base.optim.total_steps, base.data.batch) == (10_000, 48)
-    assert recipe.masks == ("dino" if "dino" in name else "sa1b")
-    assert base.views.cutout_masks == (recipe.masks == "sa1b")
+    named = (kind for kind in ("dino", "coco-stuff") if kind in name)
+    assert recipe.masks == next(named, "sa1b")
+    assert base.views.cutout_masks == (recipe.masks != "dino")
 
 
 def test_every_published_training_of_maskcluster_has_a_recipe() -> None:
@@ -114,7 +116,7 @@ def test_tasks_are_the_papers_at_the_side_that_the_tower_trains_with() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"masks": "sam"}, "masks must be one of sa1b, dino"),
+        ({"masks": "sam"}, "masks must be one of sa1b, dino, coco-stuff, coco-stuff-components"),
         ({"base": "pixelclip-b"}, "base: pixelclip-b: no such file, and no recipe of the package"),
         ({"arms": ["sam"]}, "unknown arms 'sam'; there are clip, clip-value-path, pixelclip"),
         ({"arms": []}, "arms must be different ones, got []"),
@@ -193,7 +195,7 @@ def test_an_unknown_recipe_lists_all_that_there_are(capsys: pytest.CaptureFixtur
 
 def found(recipe: str, root: Path) -> dict[str, Finding]:
     chosen = load_masks_recipe(recipe)
-    photos = find_photographs(root, masks=chosen.masks == "sa1b")
+    photos = chosen.mask_kind.find(root)
     return {each.name: each for each in look(needs_of(chosen, photos), root)}
 
 
@@ -206,7 +208,8 @@ def bare(photographs: Path, tmp_path: Path) -> Path:
         described = {"embed_dim": known.embed_dim, "quick_gelu": known.quick_gelu}
         text = json.dumps({"model_cfg": described})
         (root / known.folder / "open_clip_config.json").write_text(text)
-        (root / known.folder / known.weights).write_bytes(b"weights")
+        for file in (known.weights, *known.tokenizer):
+            (root / known.folder / file).write_bytes(b"weights")
     (root / "dino-vit-s-16").mkdir()
     (root / "dino-vit-s-16" / "model.safetensors").write_bytes(b"weights")
     return root
@@ -238,10 +241,10 @@ def test_sa1b_is_counted_with_the_masks_beside_it(bare: Path) -> None:
     (bare / "sa1b" / "sa_000020" / "sa_223750.json").unlink()
     assert "1 without JSON are left out" in found("pixelclip-sa1b", bare)["sa1b"].found
     assert found("pixelclip-dino", bare)["sa1b"].images == 6  # which needs no JSON
-    before = find_photographs(bare, masks=True)
+    before = MASK_KINDS["sa1b"].find(bare)
     path = bare / "sa1b" / before.files[-1]
     path.with_suffix(".json").write_text(path.with_suffix(".json").read_text() + " ")
-    assert find_photographs(bare, masks=True).fingerprint != before.fingerprint
+    assert MASK_KINDS["sa1b"].find(bare).fingerprint != before.fingerprint
 
 
 def test_what_is_counted_is_what_is_trained_on(bare: Path, tmp_path: Path) -> None:
@@ -254,15 +257,15 @@ def test_what_is_counted_is_what_is_trained_on(bare: Path, tmp_path: Path) -> No
         bare / "sa1b" / "sa_000020" / "sa_223750.json", bare / "sa1b" / "sa_000020" / "sa_9.json"
     )
     folder = bare / "sa1b"
-    photos = find_photographs(bare, masks=True)
+    photos = MASK_KINDS["sa1b"].find(bare)
     trained = MaskedPhotos(folder, Sa1bFolder(folder), ViewConfig()).photos
     assert len(photos.files) == 7
     assert photos.alone == 1
     assert [folder / name for name in photos.files] == [trained.path(i) for i in range(7)]
-    assert len(find_photographs(bare, masks=False).files) == 8
+    assert len(MASK_KINDS["dino"].find(bare).files) == 8
     shutil.copyfile(folder / "sa_9.tiff", folder / "sa_9.png")
     with pytest.raises(UsageError, match="have one key, 'sa_9'"):
-        find_photographs(bare, masks=True)
+        MASK_KINDS["sa1b"].find(bare)
 
 
 def stage_folders(recipe: str, root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -301,6 +304,20 @@ def test_masks_of_another_size_and_another_clip_are_named(bare: Path) -> None:
     assert "sa_223750.json" in found("pixelclip-sa1b", bare)["sa1b"].found
     (bare / "dino-vit-s-16" / "two.pth").write_bytes(b"weights")
     assert "2 files of weights" in found("pixelclip-dino", bare)["dino-vit-s-16"].found
+
+
+def test_a_tokenizer_that_is_not_there_is_missing(bare: Path) -> None:
+    folder = bare / "siglip-vit-b-16"
+    assert found("pixelclip-siglip-sa1b", bare)[folder.name].state == "ok"
+    (folder / "tokenizer.json").unlink()
+    seen = found("pixelclip-siglip-sa1b", bare)[folder.name]
+    assert (seen.state, seen.found) == (
+        "missing", f"SigLIP ViT-B/16: no tokenizer.json of its tokenizer in {folder}",
+    )  # fmt: skip
+    assert seen.get == (
+        "hf download timm/ViT-B-16-SigLIP open_clip_config.json open_clip_model.safetensors "
+        "tokenizer.json tokenizer_config.json --local-dir ROOT/siglip-vit-b-16"
+    )
 
 
 def test_an_empty_folder_lacks_everything_and_is_told_how_to_get_it(
@@ -410,7 +427,7 @@ def test_a_scored_model_is_let_go_before_the_next_arm_trains(
         recipe=recipe,
         configs={(arm, 0): train_recipe(recipe, arm, 0) for arm in recipe.arms},
         seeds=(0,),
-        photos=find_photographs(photographs, masks=True),
+        photos=MASK_KINDS["sa1b"].find(photographs),
         clip={},
         data=photographs,
         out=tmp_path,
@@ -441,13 +458,21 @@ def test_clips_of_the_recipes_have_the_sizes_that_the_plan_counts_with(name: str
     known, config = BACKBONES[name], open_clip.get_model_config(name)
     assert config["embed_dim"] == known.embed_dim
     assert config.get("quick_gelu", False) == known.quick_gelu
+    hub = config["text_cfg"].get("hf_tokenizer_name", "")
+    assert hub == (known.hub if known.tokenizer else "")
+    build = CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
     with torch.device("meta"):
-        model = open_clip.CLIP(**config)
+        model = build(**config)
     for part, millions in ((model, known.parameters), (model.visual, known.visual)):
         found = sum(each.numel() for each in part.parameters())
         assert found / 1e6 == pytest.approx(millions, abs=0.06)
     side = 32 if "convnext" in name else 16
-    assert DenseTower(model.visual).stride == (side, side)
+    tower = DenseTower(model.visual)
+    assert tower.stride == (side, side)
+    image_px = 20 * side  # published; not what ViTs were trained with
+    with torch.no_grad():
+        features = tower(torch.empty(1, 3, image_px, image_px, device="meta"))
+    assert features.shape == (1, known.embed_dim, 20, 20)
 
 
 def test_published_figures_are_of_rows_and_tasks() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from integration.papers.pixelclip import tuning
-from integration.papers.pixelclip.check import DINO
+from integration.papers.pixelclip.dino import DINO
 from integration.papers.pixelclip.recipe import FOLDER, TASKS
 from integration.reproduce import main
 from maskcluster import MaskStore, load_checkpoint, load_clip, read_config
@@ -56,6 +57,10 @@ def stage(out: Path, name: str) -> Path:
     """The one folder of a stage."""
     (found,) = (out / "stages").glob(f"{name}-??????????")
     return found
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def recipe_on(base: str, name: str, folder: Path, more: str = "") -> Path:
@@ -199,3 +204,26 @@ def test_masks_of_dino_are_made_from_its_weights(
     assert 1 < len(masks) <= 4
     found = results(tmp_path / "out", "pixelclip-dino")
     assert list(found["scores"]) == ["pixelclip-0"]
+
+
+def test_two_ranks_tune_and_score_as_one_process_does(
+    whole: Path,
+    small: Path,
+    photographs: Path,
+    tmp_path: Path,
+    on_two_ranks: Callable[..., str],
+) -> None:
+    said = on_two_ranks(command(small, photographs, tmp_path, "--arms", "clip,pixelclip", *VOC))
+    assert said.count("# pixelclip-ablation-sa1b-limit-4") == 1  # of the first rank
+    names = {folder.name for folder in (tmp_path / "stages").iterdir()}
+    assert len(names) == 4 and names <= {folder.name for folder in (whole / "stages").iterdir()}
+    alone, ranks = (losses(stage(out, "train-pixelclip-0")) for out in (whole, tmp_path))
+    assert len(alone) == len(ranks) == 2
+    assert ranks == pytest.approx(alone, rel=1e-5)
+    before, after = (results(out, "pixelclip-ablation-sa1b")["scores"] for out in (whole, tmp_path))
+    assert len(after) == 2
+    for name, scores in after.items():
+        (task,) = scores
+        assert scores[task]["metrics"]["miou"] == pytest.approx(
+            before[name][task]["metrics"]["miou"], abs=1e-3
+        )

@@ -165,6 +165,7 @@ def test_recipes_of_scenes_are_not_of_pairs(tmp_path: Path) -> None:
         (4, 4, 2, 2, 2),
         (8, 8, 4, 4, 2),
         (9999, 9999, 1, 1024, 9),
+        (9999, 100, 1, 25, 4),
     ],
 )
 def test_a_rehearsal_is_one_pass_in_small_batches(
@@ -174,6 +175,12 @@ def test_a_rehearsal_is_one_pass_in_small_batches(
     small = limited(config, pairs, limit, ranks)
     assert (small.data.batch, small.optim.total_steps) == (batch, steps)
     assert small.model == config.model
+
+
+def test_a_rehearsal_on_fewer_pairs_than_a_batch_is_refused() -> None:
+    config = train_recipe(load_pairs_recipe("cocu-cc3m"), "cocu", 0)
+    with pytest.raises(RecipeError, match="needs 8 pairs on 8 ranks, has 7: raise --limit, add"):
+        limited(config, 7, 16, 8)
 
 
 def test_published_figures_are_of_recipes_arms_and_tasks() -> None:

@@ -5,9 +5,7 @@ two ranks, are of small models, for nothing that they show hangs on size.
 """
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from groupvit import TextConfig, VisionConfig, load_model
 from integration.papers.recipe import COCU_TASKS, FOLDER
 from integration.reproduce import main
 
-ROOT = Path(__file__).parents[3]
 ABLATION = "cocu-ablation-cc3m"
 SMALL = """
 [model]
@@ -167,22 +164,12 @@ def test_groupvit_on_three_sets_without_the_multi_label_loss(
 
 
 def test_two_ranks_learn_what_one_process_does(
-    root: Path, ablation: Path, exact: Path, tmp_path: Path
+    root: Path, ablation: Path, exact: Path, tmp_path: Path, on_two_ranks: Callable[..., str]
 ) -> None:
     alone, ranks = ablation, tmp_path / "ranks"
     given = ("--tasks", "voc21@cocu", "--arms", "model-1")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    module = ["-m", "integration.reproduce"]
-    done = subprocess.run(
-        [*torchrun, *module, *command("cocu", str(exact), root, ranks, *given)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"# {ABLATION}-limit-4") == 1  # of the first rank
+    said = on_two_ranks(command("cocu", str(exact), root, ranks, *given))
+    assert said.count(f"# {ABLATION}-limit-4") == 1  # of the first rank
     names = {folder.name for folder in (ranks / "stages").iterdir()}
     assert len(names) == 7
     assert names <= {folder.name for folder in (alone / "stages").iterdir()}

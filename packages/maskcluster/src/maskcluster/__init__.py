@@ -27,6 +27,7 @@ from maskcluster.generators.protocol import BatchMaskGenerator, MaskGenerator
 from maskcluster.generators.sam import SA1B, SAM2, SamMasks, SamOptions
 from maskcluster.generators.superpixels import Felzenszwalb, Slic
 from maskcluster.masks.contact_sheet import contact_sheet
+from maskcluster.masks.label_maps import LabelMaps, read_label_map
 from maskcluster.masks.mask_set import MaskRules, MaskSet, MaskSource
 from maskcluster.masks.packed import pack, unpack
 from maskcluster.masks.photo_files import find_photos, open_photo
@@ -75,6 +76,7 @@ __all__ = [
     "Felzenszwalb",
     "FormatError",
     "GenerateReport",
+    "LabelMaps",
     "MachineConfig",
     "MaskClasses",
     "MaskClusterError",
@@ -131,6 +133,7 @@ __all__ = [
     "pack",
     "paint",
     "read_config",
+    "read_label_map",
     "read_sa1b",
     "recipe_names",
     "recipe_text",

@@ -30,10 +30,9 @@ from maskcluster.generators.protocol import MaskGenerator
 from maskcluster.generators.sam import SamMasks, SamOptions
 from maskcluster.generators.superpixels import Felzenszwalb, Slic
 from maskcluster.masks.contact_sheet import contact_sheet
-from maskcluster.masks.mask_set import MaskRules, MaskSource
+from maskcluster.masks.mask_set import MaskRules
 from maskcluster.masks.photo_files import find_photos
-from maskcluster.masks.sa1b import Sa1bFolder
-from maskcluster.masks.store import MANIFEST, MaskStore
+from maskcluster.masks.sources import LabelOptions, open_masks
 from maskcluster.model.pixelclip import PixelCLIP
 from maskcluster.naming.explain import name as name_clusters
 from maskcluster.naming.explain import starting_rows
@@ -158,6 +157,7 @@ def sheet(
     masks: Path,
     out: Path,
     *,
+    labels: LabelOptions,
     most: int = 24,
     columns: int = 4,
     cell_px: int = 240,
@@ -167,8 +167,9 @@ def sheet(
 
     Args:
         photos: folder.
-        masks: store, or folder of SA-1B's JSON.
+        masks: store, folder of SA-1B's JSON, or of label maps.
         out: PNG to write.
+        labels: of label maps.
         most: photographs that are shown, evenly spread over all.
         columns: photographs a row.
         cell_px: side of the square that a photograph is fitted into.
@@ -179,7 +180,7 @@ def sheet(
     for name, value in (("most", most), ("columns", columns), ("cell_px", cell_px)):
         if value < 1:
             raise UsageError(f"--{name} needs at least 1, got {value}")
-    source = open_masks(masks)
+    source = open_masks(masks, labels=labels)
     contact_sheet(source, photos, out, most=most, columns=columns, cell_px=cell_px)
     print(f"sheet\t{out}")
 
@@ -205,6 +206,7 @@ def train(  # noqa: PLR0913  # every option of the command
     optim: OptimConfig,
     data: DataConfig,
     machine: MachineConfig,
+    labels: LabelOptions,
     seed: int = 0,
     log_every: int = 10,
     checkpoint_every: int = 1000,
@@ -221,7 +223,7 @@ def train(  # noqa: PLR0913  # every option of the command
     Args:
         recipe: TOML file, or the name of a recipe that comes with the package (see recipes).
         photos: folder, looked through with all folders inside.
-        masks: store that generate made, or folder of SA-1B's JSON.
+        masks: store that generate made, folder of SA-1B's JSON, or of label maps.
         out: folder of the run.
         model: the CLIP model.
         cluster: clusters and teacher.
@@ -229,6 +231,7 @@ def train(  # noqa: PLR0913  # every option of the command
         optim: rates and schedule.
         data: batches.
         machine: time against memory.
+        labels: of label maps.
         seed: of the first weights, and of the noise of every step.
         log_every: steps between two lines of the log.
         checkpoint_every: steps between two checkpoints.
@@ -253,7 +256,7 @@ def train(  # noqa: PLR0913  # every option of the command
     except ValueError as error:
         raise UsageError(f"{recipe}: {error}") from error
     with joined(named_device(device) if device else None) as where:
-        source = open_masks(masks, lenient=lenient)
+        source = open_masks(masks, lenient=lenient, labels=labels)
         dataset = MaskedPhotos(photos, source, config.views, seed=config.data.seed)
         check_fills_batch(len(dataset), config.data.batch)
         _print_once(f"photographs\t{len(dataset)}\nsteps\t{config.optim.total_steps}")
@@ -317,6 +320,7 @@ def classify(  # noqa: PLR0913  # every option of the command
     names: str,
     checkpoint: Path,
     out: Path,
+    labels: LabelOptions,
     image_px: int = 0,
     mask_px: int = 256,
     order: Order = "area",
@@ -331,10 +335,11 @@ def classify(  # noqa: PLR0913  # every option of the command
 
     Args:
         photos: a folder, or picture files; they come before all options.
-        masks: store that generate made, or folder of SA-1B's JSON.
+        masks: store that generate made, folder of SA-1B's JSON, or of label maps.
         names: of classes, as for segment.
         checkpoint: a run, a checkpoint of one, a published file, or an open_clip folder.
         out: folder of results.
+        labels: of label maps.
         image_px: side of the square that photographs are squashed to, as for segment.
         mask_px: side of the grid on which masks are pooled, a multiple of 32.
         order: which of overlapping masks is seen: the smaller (area) or the surer (score).
@@ -343,7 +348,7 @@ def classify(  # noqa: PLR0913  # every option of the command
         device: where to compute, such as cuda:0; the first GPU if there is one.
         overwrite: make results again, of other names, too.
     """
-    source = open_masks(masks)
+    source = open_masks(masks, labels=labels)
     report = classify_photos(
         _load(checkpoint, device),
         _places(photos),
@@ -365,6 +370,7 @@ def name(  # noqa: PLR0913  # every option of the command
     out: Path,
     *,
     names: str,
+    labels: LabelOptions,
     photos: Path | None = None,
     masks: Path | None = None,
     most: int = 12,
@@ -381,8 +387,10 @@ def name(  # noqa: PLR0913  # every option of the command
         checkpoint: a run, a checkpoint of one, or a published file.
         out: folder of results: tables, a plot of prompts among names, pictures, index.html.
         names: class names: a text file, one a line, or a list with commas between them.
+        labels: of label maps.
         photos: folder of photographs to draw.
-        masks: of these photographs: store that generate made, or folder of SA-1B's JSON.
+        masks: of these photographs: store that generate made, folder of SA-1B's JSON, or of label
+            maps.
         most: how many photographs are drawn, evenly spread over the folder.
         runners_up: how many class names are told of a cluster, after the nearest.
         image_px: side of the square that photographs are squashed to; 0 is that of the run, or 320.
@@ -406,7 +414,7 @@ def name(  # noqa: PLR0913  # every option of the command
         out,
         names=names,
         photos=photos,
-        masks=None if masks is None else open_masks(masks),
+        masks=None if masks is None else open_masks(masks, labels=labels),
         start=start,
         most=most,
         runners_up=runners_up,
@@ -443,18 +451,6 @@ def _places(photos: Photos) -> Path | list[Path]:
     """A folder by itself, or files."""
     places = [Path(one) for one in ([photos] if isinstance(photos, str) else photos)]
     return places[0] if len(places) == 1 else places
-
-
-def open_masks(folder: Path, *, lenient: bool = False) -> MaskSource:
-    """The masks in a folder: a store, or SA-1B's JSON.
-
-    Raises:
-        DataError: neither is there, or a store whose build was stopped.
-        FormatError: a store of another version.
-    """
-    if (folder / MANIFEST).exists():
-        return MaskStore.open(folder)
-    return Sa1bFolder(folder, lenient=lenient)
 
 
 def _print_once(result: str) -> None:

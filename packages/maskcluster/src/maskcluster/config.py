@@ -46,8 +46,9 @@ class ModelConfig:
     """The CLIP model, and what of it is tuned."""
 
     architecture: str = "ViT-B-16-quickgelu"
-    """A name of `open_clip.list_models()`, `local-dir:FOLDER` (open_clip_config.json and weights)
-    or `hf-hub:ORG/NAME`; a ViT or a ConvNeXt. OpenAI's weights need QuickGELU."""
+    """A name of `open_clip.list_models()`, `local-dir:FOLDER` (open_clip_config.json, weights, and
+    SigLIP's tokenizer) or `hf-hub:ORG/NAME`; a ViT, SigLIP's too, or a ConvNeXt. OpenAI's weights
+    need QuickGELU."""
 
     pretrained: str = "openai"
     """A tag of open_clip, a file of weights, or `random` (weights drawn from the seed, to try
@@ -57,7 +58,7 @@ class ModelConfig:
     """What takes the place of a ViT's last block: `pixelclip` (the code) is the value path with the
     class token as the residual, then the feed-forward network; `maskclip` is value and output
     projection only (the paper says "MaskCLIP"); `none` leaves the block as it was trained. A
-    ConvNeXt has no such block and takes no notice."""
+    ConvNeXt and SigLIP's ViT have no such block and take no notice."""
 
     trainable: Literal["attention", "all"] = "attention"
     """Parameters of the image tower that train: attention and position embedding (the code, ViT),

@@ -2,7 +2,8 @@
 
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -90,13 +91,31 @@ def read_photo(path: Path | str) -> tuple[Photo, tuple[str, ...]]:
     Raises:
         DataError: no such file, no picture, damaged, or so many pixels that it is taken for a bomb.
     """
+    with open_picture(path, _FORMATS) as opened:
+        changes = _changes(opened)
+        ImageOps.exif_transpose(opened, in_place=True)
+        return np.array(_to_rgb(opened)), changes
+
+
+@contextmanager
+def open_picture(path: Path | str, formats: Sequence[str]) -> Iterator[Image.Image]:
+    """Open a picture; what goes wrong while it is decoded ends in one line.
+
+    Args:
+        path: the file.
+        formats: Pillow's names of what is decoded; of those that this Pillow has: AVIF came late.
+
+    Raises:
+        DataError: no such file, none of these formats, damaged, or so many pixels that it is taken
+            for a bomb.
+    """
+    Image.init()
+    known = tuple(name for name in formats if name in Image.OPEN)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures, odd metadata: read all the same
-            with Image.open(path, formats=_known_formats()) as opened:
-                changes = _changes(opened)
-                ImageOps.exif_transpose(opened, in_place=True)
-                return np.array(_to_rgb(opened)), changes
+            with Image.open(path, formats=known) as opened:
+                yield opened
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except Image.DecompressionBombError as error:
@@ -105,12 +124,6 @@ def read_photo(path: Path | str) -> tuple[Photo, tuple[str, ...]]:
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not a picture that can be read ({reason})") from error
-
-
-def _known_formats() -> tuple[str, ...]:
-    """Those of `_FORMATS` that this Pillow has: AVIF came late."""
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _changes(image: Image.Image) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from maskcluster.errors import DataError, RecipeError
+from maskcluster.errors import DataError, FormatError, RecipeError
+from maskcluster.files import read_json
 
 RANDOM = "random"
 """In place of a tag or a file: weights drawn from a seed."""
@@ -22,6 +23,10 @@ Tokenizer = Callable[[Sequence[str]], Tensor]
 _READERS = (RuntimeError, OSError, ValueError, KeyError, UnpicklingError, SafetensorError)
 """What goes wrong in readers of weights and tokenizers."""
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+"""What a folder has of a tokenizer that does not come with open_clip, as SigLIP's."""
+
+_CONFIG = "open_clip_config.json"
 _FOLDER = "local-dir:"
 _HUB = "hf-hub:"
 
@@ -50,6 +55,9 @@ def load_clip(architecture: str, pretrained: str = "", *, seed: int = 0) -> Clip
     also where the architecture's name does not ask for it. Weights from a file cannot say so: name
     a `-quickgelu` architecture for those of OpenAI.
 
+    A tokenizer that does not come with open_clip, as SigLIP's, is read by transformers (extra
+    `siglip`) from `TOKENIZER_FILES` in the folder, or fetched from the model hub.
+
     Args:
         architecture: a name of `open_clip.list_models()`, `local-dir:FOLDER` or `hf-hub:ORG/NAME`.
         pretrained: a tag of open_clip, a file of weights, `random`, or "" for a folder or a hub.
@@ -63,6 +71,7 @@ def load_clip(architecture: str, pretrained: str = "", *, seed: int = 0) -> Clip
     import open_clip  # takes seconds
 
     _check_architecture(open_clip, architecture)
+    tokenizer = _load_tokenizer(open_clip, architecture)
     quick = _needs_quick_gelu(open_clip, architecture, pretrained)
     weights = pretrained != RANDOM
     with torch.random.fork_rng(devices=[]):
@@ -77,7 +86,6 @@ def load_clip(architecture: str, pretrained: str = "", *, seed: int = 0) -> Clip
                 force_quick_gelu=quick,
                 weights_only=True,
             )
-            tokenizer = open_clip.get_tokenizer(architecture)
         except _READERS as error:
             said = str(error).partition("\n")[0]
             raise DataError(f"{architecture} {pretrained}: cannot be loaded ({said})") from error
@@ -92,12 +100,61 @@ def load_clip(architecture: str, pretrained: str = "", *, seed: int = 0) -> Clip
 
 def _check_architecture(open_clip: ModuleType, architecture: str) -> None:
     if architecture.startswith(_FOLDER):
-        if not (Path(architecture.removeprefix(_FOLDER)) / "open_clip_config.json").is_file():
-            raise DataError(f"{architecture}: no open_clip_config.json in that folder")
+        if not (Path(architecture.removeprefix(_FOLDER)) / _CONFIG).is_file():
+            raise DataError(f"{architecture}: no {_CONFIG} in that folder")
     elif not architecture.startswith(_HUB) and architecture not in open_clip.list_models():
         near = difflib.get_close_matches(architecture, open_clip.list_models(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise RecipeError(f"open_clip has no model {architecture!r}{hint}")
+
+
+def _load_tokenizer(open_clip: ModuleType, architecture: str) -> Tokenizer:
+    """The tokenizer of an architecture.
+
+    Raises:
+        DataError: its files are not there, or it cannot be read or fetched.
+    """
+    name = _hub_tokenizer(open_clip, architecture)
+    files = " ".join(TOKENIZER_FILES)
+    if architecture.startswith(_FOLDER) and name:
+        folder = Path(architecture.removeprefix(_FOLDER))
+        # transformers would make up a vocabulary without a word
+        if missing := [file for file in TOKENIZER_FILES if not (folder / file).is_file()]:
+            raise DataError(
+                f"{architecture}: no {' and no '.join(missing)} of its tokenizer; "
+                f"hf download {name} {files} --local-dir {folder}"
+            )
+    try:
+        tokenizer: Any = open_clip.get_tokenizer(architecture)
+    except ImportError as error:
+        raise DataError(
+            f"{architecture}: its tokenizer needs transformers: pip install 'maskcluster[siglip]'"
+        ) from error
+    except _READERS as error:
+        said = str(error).partition("\n")[0]
+        hint = f"; a folder (local-dir:) needs {files} of {name}" if name else ""
+        raise DataError(f"{architecture}: no tokenizer ({said}){hint}") from error
+    if name:
+        tokenizer.tokenizer.name_or_path = name  # where it comes from, not where this copy lies
+    return tokenizer  # type: ignore[no-any-return]  # open_clip's
+
+
+def _hub_tokenizer(open_clip: ModuleType, architecture: str) -> str:
+    """Repository of the model hub that has the tokenizer; "" if it comes with open_clip."""
+    if architecture.startswith(_HUB):
+        return ""  # it is fetched with the rest
+    try:
+        config = (
+            read_json(Path(architecture.removeprefix(_FOLDER)) / _CONFIG)["model_cfg"]
+            if architecture.startswith(_FOLDER)
+            else open_clip.get_model_config(architecture)
+        )
+        return str(config["text_cfg"].get("hf_tokenizer_name") or "")
+    except (FormatError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{architecture}: cannot be loaded (no model_cfg.text_cfg to be read in {_CONFIG}: "
+            f"{error})"
+        ) from error
 
 
 def _needs_quick_gelu(open_clip: ModuleType, architecture: str, pretrained: str) -> bool:

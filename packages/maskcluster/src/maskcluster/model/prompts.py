@@ -27,7 +27,7 @@ TEMPLATES = (
 """The eight that the published model is tested with, and may be trained with."""
 
 _LAST_WORDS = 10
-"""Ids at the end of the vocabulary that class prompts do not start from (the code): they hold the
+"""Ids at the end of the vocabulary that class prompts do not start from (the code): CLIP's hold the
 special tokens."""
 
 
@@ -45,8 +45,10 @@ class Prompts(Protocol):
 class TextTower(nn.Module):
     """A view of an open_clip model's frozen text tower that takes embeddings in place of tokens.
 
-    Text attention is causal, so nothing after the end of a text can change its feature: the tower
-    runs on the positions up to there, 13 of 77 for a class prompt of 4 tokens.
+    A causal tower that is read at the end of a text (CLIP's) runs on the positions up to there, 13
+    of 77 for a class prompt of 4 tokens: nothing after the end can change the feature. One that
+    reads both ways or is read at its last position (SigLIP's: both) sees the padding, so it runs on
+    its whole context, with the padding token after the end, as in open_clip.
 
     The weights stay the open_clip model's: they are not parameters of this module, and they move
     with that model.
@@ -55,16 +57,20 @@ class TextTower(nn.Module):
         clip: the model and its tokenizer.
 
     Raises:
-        ValueError: a text tower that is not causal (SigLIP), that ends in a class token (CoCa), or
-            of another library.
+        ValueError: a text tower that ends in a class token (CoCa), masks padding, is read at
+            another place, or is of another library.
     """
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
         parts: Any = getattr(clip.model, "text", clip.model)
-        _check_text_tower(clip.model, parts)
+        self._pool = _checked_pool(clip.model, parts)
+        self._sees_padding = parts.attn_mask is None or self._pool == "last"
         self.tokenizer = clip.tokenizer
         self._parts = (parts,)  # in a tuple, so that it does not become a submodule
+        blank, letter = clip.tokenizer(["", "a"])  # (T,) each: start, end and padding token alone
+        self._starts = int((blank == letter).cumprod(dim=0).sum())
+        self._end, self._padding = int(blank[self._starts]), int(blank[-1])
 
     @property
     def width(self) -> int:
@@ -88,19 +94,48 @@ class TextTower(nn.Module):
         return where
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text, from the start to the end token, both included."""
-        row = self.tokenizer([text])[0]  # (T,)
-        return row[: int(row.argmax()) + 1].tolist()  # the end token has the largest id
+        """Token ids of a text, from the start token, if there is one, to the end token."""
+        rows = self.tokenizer([text])  # (1, T)
+        return rows[0, : int(self._ends(rows)) + 1].tolist()
+
+    def words(self, text: str) -> list[int]:
+        """Token ids of a text without start and end token."""
+        return self.ids(text)[self._starts : -1]
+
+    def around(self, template: str) -> tuple[list[int], list[int]]:
+        """Token ids before and after the `{}` of a template, with start and end token.
+
+        Raises:
+            ValueError: the template does not have one `{}`.
+        """
+        parts = template.split("{}")
+        if len(parts) != 2:
+            raise ValueError(f"a template must have one {{}}, got {template!r}")
+        return self.ids(parts[0])[:-1], self.ids(parts[1])[self._starts :]
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings (..., d_e) of token ids (...), without positions."""
         return self._parts[0].token_embedding(ids)  # type: ignore[no-any-return]  # Any
 
+    def read(self, rows: Tensor) -> Tensor:
+        """Encode texts that are given as the tokenizer's rows.
+
+        Args:
+            rows: (n, T) int64 token ids with their padding, on any device.
+
+        Returns:
+            (n, D), float32 at least, not of unit length.
+        """
+        last = self._ends(rows)  # (n,)
+        kept = rows[:, : int(last.max()) + 1].to(self.device)
+        return self(self.embed(kept), last.to(self.device))  # type: ignore[no-any-return]  # nn.Module
+
     def forward(self, embeddings: Tensor, last: Tensor) -> Tensor:
         """Encode texts that are given as embeddings.
 
         Args:
-            embeddings: (n, T, d_e), without positions, T at most the context.
+            embeddings: (n, T, d_e), without positions, T at most the context; what stands after
+                the end token does not matter.
             last: (n,) int64, the place of the end token of each.
 
         Returns:
@@ -113,16 +148,37 @@ class TextTower(nn.Module):
         length = embeddings.shape[1]
         if length > self.context:
             raise ValueError(f"texts must have at most {self.context} tokens, got {length}")
+        if self._sees_padding:
+            embeddings, length = self._padded(embeddings, last), self.context
         x = embeddings + tower.positional_embedding[:length]  # (n, T, d_e)
+        mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
         for block in tower.transformer.resblocks:
-            x = run_block(block, x, tower.attn_mask[:length, :length])
-        ends = tower.ln_final(x[torch.arange(len(x), device=x.device), last])  # (n, d_e)
+            x = run_block(block, x, mask)
+        read = x[:, -1] if self._pool == "last" else x[torch.arange(len(x), device=x.device), last]
+        ends = tower.ln_final(read)  # (n, d_e)
         projection = tower.text_projection
         if isinstance(projection, nn.Linear):
             ends = projection(ends)
         elif projection is not None:
             ends = ends @ projection  # (n, D)
         return wide(ends)
+
+    def _padded(self, embeddings: Tensor, last: Tensor) -> Tensor:
+        """(n, T, d_e) -> (n, context, d_e) with the padding token after every end token."""
+        texts = F.pad(embeddings, (0, 0, 0, self.context - embeddings.shape[1]))
+        padding = self.embed(torch.tensor(self._padding, device=texts.device))  # (d_e,)
+        places = torch.arange(self.context, device=texts.device)
+        return torch.where((places <= last[:, None])[..., None], texts, padding)
+
+    def _ends(self, rows: Tensor) -> Tensor:
+        """(n,) places of the end tokens of (n, T) token ids."""
+        if self._pool == "argmax":
+            return rows.argmax(dim=1)  # the end token has the largest id
+        places = torch.arange(1, rows.shape[1] + 1, device=rows.device)
+        used = ((rows != self._padding) * places).amax(dim=1)  # (n,) tokens before the padding
+        if self._end == self._padding:  # as in SigLIP: the first token of the padding ends a text
+            return used.clamp(max=rows.shape[1] - 1)
+        return used - 1
 
 
 class ClassPrompts(nn.Module):
@@ -161,7 +217,7 @@ class ClassPrompts(nn.Module):
         self._text = (text,)  # in a tuple, so that it does not become a submodule
         self.clusters = len(tokens)
         self.tokens = nn.Parameter(tokens.detach().clone(), requires_grad=learnt)  # (K, l, d_e)
-        self._frames = [_frame(text, template) for template in templates]
+        self._frames = [text.around(template) for template in templates]
         length = max(self._lengths())
         if length > text.context:
             raise ValueError(
@@ -283,7 +339,7 @@ def name_tokens(text: TextTower, names: Sequence[str], tokens: int) -> Tensor:
     """
     rows = []
     for name in names:
-        ids = text.ids(name)[1:-1]
+        ids = text.words(name)
         if not ids:
             raise ValueError(f"a class name must have at least one token, got {name!r}")
         rows.append([ids[i % len(ids)] for i in range(tokens)])
@@ -299,19 +355,9 @@ def name_rows(text: TextTower, names: Sequence[str], templates: Sequence[str]) -
         names: K.
         templates: sentences with one `{}`.
     """
-    ids = [text.ids(template.format(name)) for template in templates for name in names]
-    last = torch.tensor([len(each) - 1 for each in ids], device=text.device)  # (R K,)
-    padded = nn.utils.rnn.pad_sequence([torch.tensor(each) for each in ids], batch_first=True)
-    rows = F.normalize(text(text.embed(padded.to(text.device)), last), dim=-1)  # (R K, D)
+    ids = text.tokenizer([template.format(name) for template in templates for name in names])
+    rows = F.normalize(text.read(ids), dim=-1)  # (R K, D)
     return F.normalize(rows.view(-1, len(names), rows.shape[-1]).mean(dim=0), dim=-1)
-
-
-def _frame(text: TextTower, template: str) -> tuple[list[int], list[int]]:
-    """Token ids before and after the place of the class name, start and end token included."""
-    parts = template.split("{}")
-    if len(parts) != 2:
-        raise ValueError(f"a template must have one {{}}, got {template!r}")
-    return text.ids(parts[0])[:-1], text.ids(parts[1])[1:]
 
 
 def _check_rows(rows: Tensor) -> None:
@@ -319,13 +365,21 @@ def _check_rows(rows: Tensor) -> None:
         raise ValueError(f"prompts must be (K, D), none of them 0, got {tuple(rows.shape)}")
 
 
-def _check_text_tower(model: nn.Module, parts: Any) -> None:
+def _checked_pool(model: nn.Module, parts: Any) -> str:
+    """Where a text tower is read: "argmax", at the largest id, or "last", at its last position.
+
+    Raises:
+        ValueError: it is one that class prompts cannot go through.
+    """
     if not hasattr(parts, "token_embedding"):
         raise ValueError(f"the text tower must be open_clip's own, got {type(parts).__name__}")
     if getattr(parts, "cls_emb", None) is not None:
         raise ValueError("a text tower that ends in a class token (CoCa) has no class prompts yet")
-    if parts.attn_mask is None:
-        raise ValueError("the text tower must be causal, got one that reads both ways (SigLIP)")
+    if getattr(parts, "use_pad_mask", False):
+        raise ValueError("a text tower that masks padding has no class prompts yet")
     pool = getattr(parts, "pool_type", None) or getattr(model, "text_pool_type", None)
-    if pool != "argmax":
-        raise ValueError(f"a text must end where its largest id is, got a tower that pools {pool}")
+    if pool not in ("argmax", "last"):
+        raise ValueError(
+            f"a text must be read at its end or at the last position, got a tower that pools {pool}"
+        )
+    return str(pool)

@@ -12,6 +12,9 @@ Trainable = Literal["attention", "all"]
 
 _POSITIONS = ("positional_embedding", "trunk.pos_embed")
 
+_ATTENTION = (".attn.", "trunk.attn_pool.kv.", "trunk.attn_pool.proj.")
+"""In names of projections: of blocks, and of SigLIP's pooling, which dense features go through."""
+
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
@@ -20,9 +23,10 @@ def choose_trainable(tower: DenseTower, trainable: Trainable) -> tuple[str, ...]
 
     Args:
         tower: of a CLIP model.
-        trainable: `attention`: query, key, value and output projections of all blocks, and the
-            position embedding (PixelCLIP's code, ViT); `all` (ConvNeXt). Parameters that dense
-            features do not depend on are frozen in either case.
+        trainable: `attention`: query, key, value and output projections of all blocks (and of
+            SigLIP's pooling, whose value path is its last block), and the position embedding
+            (PixelCLIP's code, ViT); `all` (ConvNeXt). Parameters that dense features do not depend
+            on are frozen in either case.
 
     Returns:
         Names of the parameters of `tower.visual` that train.
@@ -35,7 +39,8 @@ def choose_trainable(tower: DenseTower, trainable: Trainable) -> tuple[str, ...]
     unused = set(tower.unused)
     chosen = []
     for name, parameter in tower.visual.named_parameters():
-        wanted = trainable == "all" or ".attn." in name or name in _POSITIONS
+        attends = any(part in name for part in _ATTENTION)
+        wanted = trainable == "all" or attends or name in _POSITIONS
         parameter.requires_grad = wanted and name not in unused
         if parameter.requires_grad:
             chosen.append(name)

@@ -19,7 +19,13 @@ from maskcluster.model.pixelclip import PixelCLIP
 CONFIG = "open_clip_config.json"
 """Of open_clip's folders (`local-dir:`)."""
 
+TOKENIZER = "hf_tokenizer_name"
+"""Field of `text_cfg` that names a tokenizer which does not come with open_clip."""
+
 Table = dict[str, Any]
+
+_EPS = 1e-5
+"""Of layer norms, unless a configuration says otherwise."""
 
 _PREPROCESS = {"interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0}
 """Of `preprocess_cfg`, beside the colours: open_clip's defaults."""
@@ -28,8 +34,9 @@ _PREPROCESS = {"interpolation": "bicubic", "resize_mode": "shortest", "fill_colo
 def describe_clip(model: PixelCLIP, architecture: str | None = None) -> Table:
     """Configuration of the CLIP model inside, as open_clip's folders have it.
 
-    It is read off the modules: a ViT of open_clip's own or a ConvNeXt, with open_clip's own text
-    tower. That it builds the same model is tried out: both embed one image and one text.
+    It is read off the modules: a ViT of open_clip's own, a ConvNeXt or SigLIP's ViT, with
+    open_clip's own text tower. That it builds the same model is tried out: both embed one image and
+    one text. A tokenizer that does not come with open_clip is named; its files are not here.
 
     Args:
         model: whose CLIP model it is.
@@ -44,6 +51,7 @@ def describe_clip(model: PixelCLIP, architecture: str | None = None) -> Table:
     """
     try:
         sizes = _read_sizes(model.clip) if architecture is None else _registered(architecture)
+        sizes["text_cfg"] |= _read_tokenizer(model.tokenizer)
     except (AttributeError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"the CLIP model cannot be described ({error}); give the name of its architecture"
@@ -127,6 +135,14 @@ def _read_vit(visual: Any) -> Table:
 
 
 def _read_timm(visual: Any) -> Table:
+    if getattr(visual.trunk, "attn_pool", None) is not None:
+        return {
+            "timm_model_name": visual.trunk.default_cfg["architecture"],
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "none",
+            "image_size": _one(visual.image_size),
+        }
     head = visual.head
     rates = [float(getattr(part, "drop_prob", 0) or 0) for part in visual.trunk.modules()]
     proj = head.proj if hasattr(head, "proj") else head.mlp.fc2
@@ -151,7 +167,37 @@ def _read_text(text: Any) -> Table:
         "heads": text.transformer.resblocks[0].attn.num_heads,
         **_read_blocks(text.transformer.resblocks, width),
         **({"proj_bias": True} if getattr(text.text_projection, "bias", None) is not None else {}),
+        **_read_reading(text),
     }
+
+
+def _read_reading(text: Any) -> Table:
+    """How a text tower differs from CLIP's: what SigLIP's does."""
+    found: Table = {}
+    if text.attn_mask is None:
+        found["no_causal_mask"] = True
+    pool = getattr(text, "pool_type", None) or getattr(text, "text_pool_type", "argmax")
+    if pool != "argmax":
+        found["pool_type"] = pool
+    if text.ln_final.eps != _EPS:
+        found["norm_kwargs"] = {"eps": text.ln_final.eps}
+    rounded = getattr(text.transformer.resblocks[0].mlp.gelu, "approximate", "none")
+    if rounded != "none":
+        found["act_kwargs"] = {"approximate": rounded}
+    return found
+
+
+def _read_tokenizer(tokenizer: Any) -> Table:
+    """Fields of `text_cfg` for a tokenizer that does not come with open_clip."""
+    if type(tokenizer).__name__ != "HFTokenizer":
+        return {}
+    options: Table = {"clean": tokenizer.clean_fn.__name__.removeprefix("_clean_")}
+    if tokenizer.strip_sep_token:
+        options["strip_sep_token"] = True
+    found: Table = {"tokenizer_kwargs": options}
+    if tokenizer.tokenizer_mode:
+        found["tokenizer_mode"] = tokenizer.tokenizer_mode
+    return {TOKENIZER: tokenizer.tokenizer.name_or_path, **found}
 
 
 def _read_blocks(blocks: Any, width: int) -> Table:
@@ -191,6 +237,14 @@ def _read_colours(model: PixelCLIP) -> Table:
     return {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist(), **rest}
 
 
+def _without_tokenizer(config: Mapping[str, Any]) -> Table:
+    """The same towers, for token ids alone."""
+    plain = deepcopy(dict(config))
+    for field in (TOKENIZER, "tokenizer_kwargs", "tokenizer_mode"):
+        plain["model_cfg"]["text_cfg"].pop(field, None)
+    return plain
+
+
 @torch.no_grad()
 def _check_same(clip: nn.Module, config: Mapping[str, Any]) -> None:
     """Try out that a configuration builds a model.
@@ -199,7 +253,7 @@ def _check_same(clip: nn.Module, config: Mapping[str, Any]) -> None:
         CheckpointError: it builds another one.
     """
     own: Any = deepcopy(clip).cpu().float().eval()
-    built: Any = build_clip(config).model.eval()
+    built: Any = build_clip(_without_tokenizer(config)).model.eval()
     generator = torch.Generator().manual_seed(0)
     try:
         built.load_state_dict(own.state_dict())

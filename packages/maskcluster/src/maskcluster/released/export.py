@@ -9,7 +9,7 @@ from maskcluster.errors import CheckpointError, FormatError
 from maskcluster.files import read_json, write_json
 from maskcluster.model.clip import load_clip
 from maskcluster.model.pixelclip import PixelCLIP
-from maskcluster.released.clip_config import CONFIG, describe_clip
+from maskcluster.released.clip_config import CONFIG, TOKENIZER, describe_clip
 from maskcluster.released.files import OURS, new_path
 from maskcluster.released.weights import last_block_of, wrap_clip
 
@@ -27,8 +27,8 @@ def export(model: PixelCLIP, folder: Path | str, *, architecture: str | None = N
 
     gives the model with its colours and its activation (QuickGELU, where the weights need it). It
     computes dense features as any CLIP model does: what PixelCLIP puts in place of the last block
-    is up to who uses it, and is named in the configuration. Class prompts, teacher and decoder are
-    not written.
+    is up to who uses it, and is named in the configuration. A tokenizer that does not come with
+    open_clip is written too. Class prompts, teacher and decoder are not.
 
     Args:
         model: whose CLIP model it is.
@@ -49,6 +49,8 @@ def export(model: PixelCLIP, folder: Path | str, *, architecture: str | None = N
         part.mkdir()
         write_json(part / CONFIG, config)
         save_file(state, part / WEIGHTS)
+        if TOKENIZER in config["model_cfg"]["text_cfg"]:
+            model.tokenizer.save_pretrained(part)  # type: ignore[attr-defined]  # transformers'
 
 
 def load_exported(folder: Path | str) -> PixelCLIP:

@@ -14,7 +14,12 @@ from maskcluster.model.clustering import EPS_CONVNEXT, EPS_VIT, assign_masks
 from maskcluster.model.decoder import MaskDecoder
 from maskcluster.model.pixelclip import PixelCLIP
 from maskcluster.model.prompts import ClassPrompts, DirectPrompts, FixedPrompts, TextTower
-from maskcluster.released.clip_config import build_clip, describe_clip, without_warning
+from maskcluster.released.clip_config import (
+    TOKENIZER,
+    build_clip,
+    describe_clip,
+    without_warning,
+)
 from maskcluster.released.files import OURS, new_path, read_file, some
 from maskcluster.released.layout import (
     CLIP,
@@ -120,7 +125,10 @@ def save_released(model: PixelCLIP, path: Path | str, *, architecture: str | Non
         raise CheckpointError(f"{path}: exists; choose another name")
     prompts = _kind_of(model.prompts)
     told = {"version": VERSION, "prompts": prompts, "last_block": last_block_of(model)}
-    told |= describe_clip(model, architecture)
+    described = describe_clip(model, architecture)
+    told |= described
+    if TOKENIZER in described["model_cfg"]["text_cfg"]:
+        raise CheckpointError("the layout has no place for a tokenizer; write an open_clip folder")
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     with new_path(path) as part:
         torch.save({"model": to_released(state), OURS: told}, part)
@@ -132,8 +140,9 @@ def last_block_of(model: PixelCLIP) -> str:
 
 
 def is_vit(clip: Clip) -> bool:
-    """Whether the image tower is open_clip's own ViT, of which attention is tuned."""
-    return type(clip.model.visual).__name__ == "VisionTransformer"
+    """Whether the image tower is a ViT, of which attention is tuned."""
+    tower = getattr(clip.model.visual, "trunk", clip.model.visual)
+    return type(tower).__name__ == "VisionTransformer"
 
 
 def wrap_clip(

@@ -23,8 +23,8 @@ _SOON = 8  # batches that need no progress shown
 def encode_prompts(model: PixelCLIP, prompts: Sequence[str]) -> Tensor:
     """Project prompts with the text tower, at most `BATCH` at a time.
 
-    A causal tower runs on the positions up to the end of the longest prompt: what follows cannot
-    change anything, and prompts take some 10 of 77 positions.
+    CLIP's tower runs on the positions up to the end of the longest prompt: what follows cannot
+    change anything, and prompts take some 10 of 77 positions (`TextTower`).
 
     Args:
         model: in evaluation mode.
@@ -99,15 +99,8 @@ def _split(names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
 
 def _reader(model: PixelCLIP) -> Callable[[Tensor], Tensor]:
     """What turns (n, T) token ids into (n, D) features."""
-    device = model.mean.device
     try:
-        tower = TextTower(clip_of(model))
-    except ValueError:  # not causal, as SigLIP's: all positions count
+        return TextTower(clip_of(model)).read
+    except ValueError:  # a tower that class prompts cannot go through, as CoCa's
+        device = model.mean.device
         return lambda ids: wide(model.clip.encode_text(ids.to(device)))  # type: ignore[operator]
-
-    def read(ids: Tensor) -> Tensor:
-        last = ids.argmax(dim=1)  # (n,), the end token has the largest id
-        kept = ids[:, : int(last.max()) + 1].to(device)  # (n, T)
-        return tower(tower.embed(kept), last.to(device))  # type: ignore[no-any-return]  # nn.Module
-
-    return read

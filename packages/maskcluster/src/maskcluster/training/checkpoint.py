@@ -205,8 +205,9 @@ def _learnt(config: TrainConfig) -> TrainConfig:
 def load_model(folder: Path | str, *, clip: Clip | None = None) -> PixelCLIP:
     """Build the model of a checkpoint and load its weights, on the CPU, for evaluation.
 
-    All weights are in the checkpoint, and nothing is downloaded. A CLIP model that is described by
-    a folder (`local-dir:`) needs that folder still.
+    All weights are in the checkpoint, and nothing is downloaded but a tokenizer that does not come
+    with open_clip, as SigLIP's. A CLIP model that is described by a folder (`local-dir:`) needs
+    that folder still.
 
     Args:
         folder: a checkpoint, or a run (its newest checkpoint is taken).
