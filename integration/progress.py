@@ -10,7 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 from groupvit import GroupViTSegmenter, TrainConfig, load_model
-from integration.recipe import Recipe
+from integration.errors import DamagedError
 from integration.stage import Stage, write_text
 from integration.wiring import best_device
 from segbench import Task, evaluate
@@ -40,23 +40,23 @@ def with_points(train: TrainConfig, points: int) -> TrainConfig:
     return replace(train, checkpoint_every=every, checkpoints=points)
 
 
-def points_stage(recipe: Recipe, name: str, trained: Stage, task: Task, out: Path) -> Stage:
+def points_stage(name: str, trained: Stage, task: Task, out: Path, *, cost: float) -> Stage:
     """Score the checkpoints of a training on a few images.
 
     Args:
-        recipe: of the run.
         name: of the arm and its seed.
         trained: stage of the training.
-        task: what is scored.
+        task: of scenes, what is scored.
         out: root of the stage folders.
+        cost: expected seconds.
     """
-    few = task.with_dataset(count=min(POINT_IMAGES, recipe.scenes.val))
+    few = task.with_dataset(count=min(POINT_IMAGES, task.dataset["count"]))
     return Stage(
         name=f"points-{name}",
         settings={"task": few.hash},
         inputs=(trained,),
         run=partial(score_checkpoints, trained.folder(out), few),
-        cost=recipe.costs.get("evaluate", 1),
+        cost=cost,
     )
 
 
@@ -75,6 +75,25 @@ def score_checkpoints(run: Path, task: Task, folder: Path) -> None:
 def read_log(run: Path) -> list[dict[str, float]]:
     """Lines of a training log."""
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def check_log(run: Path, every: int, total: int) -> None:
+    """Refuse a finished training whose log has lost lines: numbers are made of it.
+
+    Args:
+        run: its folder.
+        every: steps between two lines.
+        total: steps; the last one has a line too.
+
+    Raises:
+        DamagedError: a line is missing.
+    """
+    wanted = {*range(every, total + 1, every), total}
+    if lost := wanted - {int(line["step"]) for line in read_log(run)}:
+        raise DamagedError(
+            f"{run / 'log.jsonl'}: has lost the lines of {len(lost)} steps while the training was "
+            "interrupted; it has to begin anew"
+        )
 
 
 def last_loss(log: Log) -> float:

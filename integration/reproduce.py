@@ -10,22 +10,23 @@ from jsonargparse import auto_cli
 
 from conceptarchive import ConceptArchiveError
 from groupvit import GroupViTError
-from integration.ablation import ablation_stages
-from integration.cocu import scenes_stages
+from integration.cocu.ablation.photos import photo_study_stages
+from integration.cocu.ablation.stages import ablation_stages
+from integration.cocu.flickr8k import photo_stages
+from integration.cocu.recipe import FOLDER as COCU_RECIPES
+from integration.cocu.recipe import Recipe, load_recipe
+from integration.cocu.stages import scenes_stages
 from integration.errors import DamagedError, DataMissingError, RecipeError
-from integration.flickr8k import photo_stages
 from integration.papers.pixelclip.recipe import FOLDER as MASKS_RECIPES
 from integration.papers.pixelclip.recipe import is_masks_recipe
 from integration.papers.pixelclip.run import run_masks_paper
 from integration.papers.recipe import FOLDER as PAIRS_RECIPES
 from integration.papers.recipe import is_pairs_recipe
 from integration.papers.run import Options, run_paper
-from integration.photo_ablation import photo_study_stages
 from integration.pixelclip.recipe import FOLDER as PIXELCLIP_RECIPES
 from integration.pixelclip.recipe import load_pixelclip_recipe
 from integration.pixelclip.stages import pixelclip_stages
-from integration.recipe import FOLDER as COCU_RECIPES
-from integration.recipe import Recipe, check_known, load_recipe
+from integration.recipe import check_known
 from integration.stage import Stage, describe, run_stages
 from maskcluster import MaskClusterError
 from segbench import SegbenchError

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from integration.cocu.recipe import load_recipe
 from integration.demo.desk import SCENES, Desk
 from integration.demo.models import Models
 from integration.demo.runs import archive_folders, check_any, model_folders
 from integration.errors import DataMissingError
-from integration.recipe import load_recipe
 from segbench import ScenesDataset
 
 RECIPE = "cocu-mini"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from conceptarchive import ArchiveConfig
-from integration.curations import CURATIONS, MODELS, SETTINGS, Curation
+from integration.cocu.ablation.curations import CURATIONS, MODELS, SETTINGS, Curation
 
 ARMS: Mapping[str, Curation | None] = {
     "baseline": None,

@@ -16,7 +16,7 @@ from conceptarchive import (
     build_archive,
     embed,
 )
-from integration.curations import Curation
+from integration.cocu.ablation.curations import Curation
 from integration.errors import RecipeError
 from integration.papers.arms import archive_config
 from integration.papers.launch import Ranks

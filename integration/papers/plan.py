@@ -13,7 +13,7 @@ from importlib.resources import files
 import torch
 
 from groupvit import GroupViT, ModelConfig, TrainConfig
-from integration.curations import Curation
+from integration.cocu.ablation.curations import Curation
 from integration.papers.arms import ARMS, archive_config, archive_name
 from integration.papers.check import Finding
 from integration.papers.recipe import OWN, PairsRecipe

@@ -12,10 +12,11 @@ from typing import Any, Literal
 from conceptarchive import ArchiveConfig, SearchConfig
 from groupvit import GroupViTError, TrainConfig
 from groupvit import load_recipe as load_base
+from integration.cocu.recipe import VocabularyConfig
 from integration.errors import RecipeError
 from integration.papers.arms import ARMS
 from integration.papers.catalogue import PAIR_SETS
-from integration.recipe import VocabularyConfig, build_part, check_fields, has_source, read_recipe
+from integration.recipe import build_part, check_fields, has_source, read_recipe
 from segbench import ClassificationTask, SegbenchError, Task, load_any_task
 
 FOLDER = Path(__file__).parent / "recipes"

@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from integration import figures
-from integration.concept_pages import ARCHIVES, archive_section
+from integration.cocu.concept_pages import ARCHIVES, archive_section
 from integration.pages import figure_tag, html_tables
 from integration.pixelclip.masks import mask_source
 from integration.pixelclip.recipe import PixelclipRecipe

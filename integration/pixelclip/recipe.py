@@ -5,18 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from integration.curator import CuratorConfig
+from integration.cocu.curator import CuratorConfig
+from integration.cocu.recipe import EvaluationConfig, ScenesConfig, VocabularyConfig
 from integration.errors import RecipeError
 from integration.pixelclip.scenes import RegionsConfig
-from integration.recipe import (
-    EvaluationConfig,
-    ScenesConfig,
-    VocabularyConfig,
-    build_part,
-    check_fields,
-    check_own_name,
-    read_recipe,
-)
+from integration.recipe import build_part, check_fields, check_own_name, read_recipe
 from maskcluster import MaskClusterError, TrainConfig, train_config
 
 FOLDER = Path(__file__).parent / "recipes"

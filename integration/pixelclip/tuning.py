@@ -10,6 +10,7 @@ from integration.pixelclip.masks import mask_source
 from integration.pixelclip.recipe import PixelclipRecipe
 from integration.pixelclip.runs import ClipFiles, World
 from integration.pixelclip.words import read_words
+from integration.progress import check_log
 from integration.stage import write_text
 from integration.wiring import best_device, cpu_threads
 from maskcluster import (
@@ -63,6 +64,7 @@ def train_run(
     )
     with cpu_threads(recipe.threads):
         train(config, dataset, folder, device=best_device(), label=f"train {arm}, seed {seed}")
+    check_log(folder, config.log_every, config.optim.total_steps)
 
 
 def run_config(

@@ -19,7 +19,7 @@ from conceptarchive import (
     find_shards,
 )
 from groupvit import stream
-from integration.curation import mine
+from integration.cocu.curation import mine
 from integration.errors import RecipeError
 from integration.pixelclip.recipe import PixelclipRecipe
 from integration.pixelclip.runs import World

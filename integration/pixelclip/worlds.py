@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from conceptarchive import find_shards
-from integration.curator import train_curator
+from integration.cocu.curator import train_curator
 from integration.errors import DataMissingError
 from integration.pixelclip.recipe import PhotosConfig, PixelclipRecipe
 from integration.pixelclip.runs import ClipFiles, World

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from integration.curator import CuratorConfig
+from integration.cocu.curator import CuratorConfig
 
 TINY = """
 summary = "cocu-mini, a thousand times smaller"

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
-from integration.progress import curve, read_log, speed
+import pytest
+
+from integration.errors import DamagedError
+from integration.progress import check_log, curve, read_log, speed
 from integration.stage import write_text
 
 
@@ -21,3 +24,13 @@ def test_a_curve_has_losses_and_scored_checkpoints(tmp_path: Path) -> None:
     assert curve(tmp_path, tmp_path) == {
         "step": [1, 2], "loss": [3.0, 2.0], "point": [2], "miou": [0.5],
     }  # fmt: skip
+
+
+def test_a_log_that_has_lost_lines_is_told(tmp_path: Path) -> None:
+    steps = [3, 6, 9, 10]
+    text = "".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in steps)
+    write_text(tmp_path / "log.jsonl", text)
+    check_log(tmp_path, 3, 10)
+    write_text(tmp_path / "log.jsonl", "".join(text.splitlines(keepends=True)[2:]))
+    with pytest.raises(DamagedError, match="has lost the lines of 2 steps"):
+        check_log(tmp_path, 3, 10)

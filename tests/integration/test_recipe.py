@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from integration.cocu.recipe import FOLDER, Recipe, build_recipe, load_recipe
 from integration.errors import RecipeError
-from integration.recipe import FOLDER, Recipe, build_recipe, load_recipe, typed
+from integration.recipe import typed
 
 BUILT_IN = sorted(path.stem for path in FOLDER.glob("*.toml"))
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from integration import cocu
+from integration.cocu import stages
 from integration.reproduce import main
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_a_run_that_breaks_in_a_stage_goes_on_to_equal_numbers(
     tiny: Path, whole: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     name = {"_embed": "embed", "_curate": "archive", "evaluate_arm": "evaluate-cocu-0"}[stage]
-    work = getattr(cocu, stage)
+    work = getattr(stages, stage)
 
     def broken(*arguments: Any) -> None:
         work(*arguments)  # everything is there, and nobody said so
@@ -131,7 +131,7 @@ def test_a_run_that_breaks_in_a_stage_goes_on_to_equal_numbers(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cocu, stage, broken)
+        patch.setattr(stages, stage, broken)
         assert reproduce(tiny, copy, "--from", name) == 4
     assert reproduce(tiny, copy) == 0
     assert numbers(copy) == numbers(whole)
@@ -201,7 +201,7 @@ def test_a_full_disk_is_one_line_that_says_what_to_do(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cocu, "write_pairs", full)
+    monkeypatch.setattr(stages, "write_pairs", full)
     assert reproduce(tiny, tmp_path / "out") == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("reproduce: [Errno 28] No space left on device")

@@ -16,7 +16,7 @@ from PIL import Image
 from conceptarchive import ConceptArchiveError, Embeddings, FormatError, Vocabulary
 from conceptarchive.cli import main as conceptarchive
 from conceptarchive.features.npyfile import NpyFile
-from integration import flickr8k
+from integration.cocu import flickr8k
 from integration.errors import DataMissingError
 from segbench import FormatError as SegbenchFormatError
 from segbench import PerImageCounts, load_task, score_folder

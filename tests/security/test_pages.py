@@ -24,7 +24,8 @@ from conceptarchive import (
     describe,
     write_page,
 )
-from integration import concept_pages, figures, pages
+from integration import figures, pages
+from integration.cocu import concept_pages
 from segbench import evaluate, load_task
 from segbench import write_page as write_segbench_page
 

@@ -245,6 +245,13 @@ def test_whatever_is_written_is_read_back(
     assert "no such key, longer than eight" not in archive
 
 
+def test_a_concept_of_no_name_is_one_line(write_archive: WriteArchive, tmp_path: Path) -> None:
+    pairs = [("k", "", [(3, 1.0, 0)], [(0, 0.5)])]
+    write_archive(tmp_path, ["a", "b", "c"], pairs, [("p", "", [(0, 0.5)])], shard_rows=4)
+    with pytest.raises(FormatError, match="k has a concept of no name; run check"):
+        ConceptArchive.open(tmp_path).concepts("k")
+
+
 def test_keys_of_equal_hash_are_told_apart(
     tmp_path: Path,
     write_archive: WriteArchive,

@@ -31,6 +31,7 @@ from groupvit import (
 from groupvit.model.noise import step_noise
 from groupvit.texts import Texts
 from groupvit.training.checkpoint import find_checkpoints
+from groupvit.training.logs import open_log
 from groupvit.training.schedule import build_optimizer, learning_rate
 from groupvit.training.step import training_step
 
@@ -93,6 +94,22 @@ def test_a_killed_run_ends_like_an_unbroken_one(
         assert torch.equal(value, second[name]), name
     assert lines(resumed.log) == lines(unbroken.log)
     assert [int(record["step"]) for record in lines(resumed.log)] == list(range(1, 9))
+
+
+def test_damaged_lines_of_the_log_go_and_are_told(
+    tiny_recipe: TrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_log(tmp_path, 0, tiny_recipe, writes=True) as log:
+        for step in range(1, 5):
+            log.write(step, {"loss": 1.0})
+    path = tmp_path / "log.jsonl"
+    damaged = path.read_bytes().splitlines(keepends=True)
+    damaged[1] = damaged[1].replace(b"los", b"\xff\xfe\x80")  # still JSON, but of another key
+    damaged[2] = b"0\n"
+    path.write_bytes(b"".join(damaged))
+    with open_log(tmp_path, 4, tiny_recipe, writes=True):
+        assert [record["step"] for record in lines(path)] == [1, 4]
+    assert caplog.messages == [f"{path}: 2 damaged lines are left out"]
 
 
 def test_a_finished_run_is_left_alone(

@@ -81,6 +81,19 @@ def test_lines_after_the_checkpoint_and_broken_ones_go(tmp_path: Path) -> None:
     assert [line["step"] for line in read(tmp_path)] == [1, 2, 3, 4]
 
 
+def test_damaged_lines_go_and_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_log(tmp_path, 0, case.RECIPE, writes=True) as log:
+        for step in range(1, 5):
+            log.write(step, record())
+    lines = (tmp_path / "log.jsonl").read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"los", b"\xff\xfe\x80")  # still JSON, but of another key
+    lines[2] = b"0\n"
+    (tmp_path / "log.jsonl").write_bytes(b"".join(lines))
+    with open_log(tmp_path, 4, case.RECIPE, writes=True):
+        assert [line["step"] for line in read(tmp_path)] == [1, 4]
+    assert caplog.messages == [f"{tmp_path / 'log.jsonl'}: 2 damaged lines are left out"]
+
+
 def test_other_ranks_write_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with open_log(tmp_path / "run", 0, case.RECIPE, writes=False) as log:
         for step in range(1, 9):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from integration.cocu import scenes_stages
-from integration.recipe import load_recipe
+from integration.cocu.recipe import load_recipe
+from integration.cocu.stages import scenes_stages
 from integration.stage import run_stages
 from maskcluster import ClusterConfig, ModelConfig, PixelCLIP, TrainConfig, ViewConfig, load_clip
 from maskcluster.released.export import export

@@ -18,6 +18,7 @@ from open_clip.model import CustomTextCLIP
 from PIL import Image
 from torch import nn
 
+from integration.cocu.recipe import FOLDER as SCENES_FOLDER
 from integration.errors import DataMissingError, RecipeError
 from integration.papers.check import Finding, look
 from integration.papers.launch import Ranks
@@ -44,7 +45,6 @@ from integration.papers.plan import RATES, Machine, Step
 from integration.papers.recipe import FOLDER as PAIRS_FOLDER
 from integration.papers.run import Options
 from integration.papers.table import comparison, figures, published_rows
-from integration.recipe import FOLDER as SCENES_FOLDER
 from integration.reproduce import main
 from maskcluster import (
     DenseTower,

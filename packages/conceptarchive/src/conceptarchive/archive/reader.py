@@ -272,11 +272,15 @@ class ConceptArchive:
 
         Raises:
             KeyError: no such pair.
+            FormatError: it has a concept that the vocabulary lacks.
         """
         names = self.vocabulary.names
+        ids, scores, clusters = self.entry(key)
+        if ids and max(ids) >= len(names):
+            raise FormatError(f"{self.folder}: {key} has a concept of no name; run check")
         return [
             Concept(names[concept], score, cluster)
-            for concept, score, cluster in zip(*self.entry(key), strict=True)
+            for concept, score, cluster in zip(ids, scores, clusters, strict=True)
         ]
 
     def entry(self, key: str) -> tuple[list[int], list[float], list[int]]:

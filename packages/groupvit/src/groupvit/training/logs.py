@@ -1,6 +1,7 @@
 """The log of a run: a file of JSON lines, TensorBoard, and whether the loss is sound."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from groupvit.flops import peak_tflops, step_flops
 from groupvit.precision import wants_bfloat16
 from groupvit.texts import Texts
 from groupvit.training.monitor import LossWatch
+
+log = logging.getLogger(__name__)
 
 LOG_NAME = "log.jsonl"
 
@@ -101,7 +104,8 @@ def open_log(run: Path, start: int, config: TrainConfig, *, writes: bool) -> Ite
     kept = _kept_lines(path, start)
     watch = LossWatch(config.data, config.optim)
     for line in kept:
-        watch.see(json.loads(line)["loss"], _step_of(line))
+        record = json.loads(line)
+        watch.see(record["loss"], record["step"])
     if not writes:
         yield RunLog(run, None, None, watch)
         return
@@ -133,12 +137,19 @@ def _writing(run: Path) -> Iterator[None]:
 
 
 def _kept_lines(path: Path, start: int) -> list[str]:
-    old = path.read_text().splitlines() if path.exists() else []
-    return [line for line in old if _step_of(line) <= start]
+    """Lines up to a step. What cannot be read is left out, and told but for the last one."""
+    old = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
+    steps = [_step_of(line) for line in old]
+    if damaged := sum(step is None for step in steps[:-1]):
+        log.warning("%s: %d damaged lines are left out", path, damaged)
+    kept = zip(old, steps, strict=True)
+    return [line for line, step in kept if step is not None and step <= start]
 
 
-def _step_of(line: str) -> int:
+def _step_of(line: str) -> int | None:
+    """None of a damaged line, such as the one that was being written when the run was killed."""
     try:
-        return int(json.loads(line)["step"])
-    except json.JSONDecodeError:  # the line that was being written when the run was killed
-        return 2**63
+        record = json.loads(line)
+        return int(record["step"]) if "\N{REPLACEMENT CHARACTER}" not in line else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -185,12 +185,19 @@ def _writing(run: Path) -> Iterator[None]:
 
 
 def _kept_lines(path: Path, start: int) -> list[str]:
-    old = path.read_text().splitlines() if path.exists() else []
-    return [line for line in old if _step_of(line) <= start]
+    """Lines up to a step. What cannot be read is left out, and told but for the last one."""
+    old = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
+    steps = [_step_of(line) for line in old]
+    if damaged := sum(step is None for step in steps[:-1]):
+        log.warning("%s: %d damaged lines are left out", path, damaged)
+    kept = zip(old, steps, strict=True)
+    return [line for line, step in kept if step is not None and step <= start]
 
 
-def _step_of(line: str) -> int:
+def _step_of(line: str) -> int | None:
+    """None of a damaged line, such as the one that was being written when the run was killed."""
     try:
-        return int(json.loads(line)["step"])
-    except json.JSONDecodeError:  # the line that was being written when the run was killed
-        return 2**63
+        record = json.loads(line)
+        return int(record["step"]) if "\N{REPLACEMENT CHARACTER}" not in line else None
+    except (ValueError, KeyError, TypeError):
+        return None

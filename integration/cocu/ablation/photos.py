@@ -11,20 +11,20 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from integration.ablation_report import write_ablation
-from integration.concept_pages import ARCHIVES, archive_section
-from integration.curations import CURATIONS, Curation
-from integration.errors import RecipeError
-from integration.flickr8k import (
+from integration.cocu.ablation.curations import CURATIONS, Curation
+from integration.cocu.ablation.report import write_ablation
+from integration.cocu.ablation.study import build, judge, study_settings
+from integration.cocu.concept_pages import ARCHIVES, archive_section
+from integration.cocu.flickr8k import (
     ENCODER,
     check_data,
     curated_photos,
     data_files,
     write_photo_pairs,
 )
-from integration.recipe import Recipe
+from integration.cocu.recipe import Recipe
+from integration.errors import RecipeError
 from integration.stage import Stage, write_text
-from integration.study import build, judge, study_settings
 
 JUDGED: Mapping[str, Curation] = {
     name: each

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from integration import figures
-from integration.concept_pages import ARCHIVES, CONCEPTS, archive_section, overlay_section
+from integration.cocu.concept_pages import ARCHIVES, CONCEPTS, archive_section, overlay_section
+from integration.cocu.recipe import FOLDER, Recipe
 from integration.pages import figure_tag, html_tables, write_page
 from integration.progress import ArmRun
 from integration.provenance import commit, machine
-from integration.recipe import FOLDER, Recipe, typed
+from integration.recipe import typed
 from integration.results import Outcome, gather, markdown
 from integration.stage import Stage, write_text
 from segbench import Task

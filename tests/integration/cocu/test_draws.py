@@ -12,7 +12,7 @@ from conceptarchive import (
     Vocabulary,
     build_archive,
 )
-from integration.draws import draw_quality
+from integration.cocu.ablation.draws import draw_quality
 
 KEYS = ["train/0/a", "train/0/b", "train/0/c"]
 CAPTIONS = ["a dog", "grass", "nothing at all"]

@@ -17,10 +17,10 @@ from conceptarchive import (
     difference,
     pair_scores,
 )
-from integration.curation import FloatArray
-from integration.curations import MODELS, Curation
-from integration.draws import draw_quality
-from integration.recipe import Recipe
+from integration.cocu.ablation.curations import MODELS, Curation
+from integration.cocu.ablation.draws import draw_quality
+from integration.cocu.curation import FloatArray
+from integration.cocu.recipe import Recipe
 from integration.wiring import best_device, mentioned_concepts, ranked_concepts
 
 KS = (1, 3, 5)

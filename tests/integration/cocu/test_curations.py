@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 
-from integration.curations import CURATIONS, LADDER, MODELS, SETTINGS, Curation, check_arms
+from integration.cocu.ablation.curations import (
+    CURATIONS,
+    LADDER,
+    MODELS,
+    SETTINGS,
+    Curation,
+    check_arms,
+)
+from integration.cocu.recipe import Recipe, SamplingConfig, load_recipe
 from integration.errors import RecipeError
-from integration.recipe import Recipe, SamplingConfig, load_recipe
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from integration import figures
-from integration.ablation import POINTS, ablation_stages
-from integration.ablation_report import (
+from integration.cocu.ablation.curations import CURATIONS, LADDER
+from integration.cocu.ablation.report import (
     about,
     arms_table,
     gain,
@@ -21,10 +21,10 @@ from integration.ablation_report import (
     steps_table,
     verdict,
 )
-from integration.cocu import scenes_stages
-from integration.curations import CURATIONS, LADDER
+from integration.cocu.ablation.stages import POINTS, ablation_stages
+from integration.cocu.recipe import Recipe, load_recipe
+from integration.cocu.stages import scenes_stages
 from integration.progress import Curve, with_points
-from integration.recipe import Recipe, load_recipe
 from integration.reproduce import ABLATION, main
 from integration.stage import Stage
 

@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from integration import figures
-from integration.curations import CURATIONS, LADDER, MODELS
-from integration.draws import EPOCHS
+from integration.cocu.ablation.curations import CURATIONS, LADDER, MODELS
+from integration.cocu.ablation.draws import EPOCHS
+from integration.cocu.ablation.study import K
+from integration.cocu.recipe import FOLDER, Recipe
 from integration.pages import figure_tag, html_tables, write_page
 from integration.progress import ArmRun, Curve, curve, last_loss, read_log
 from integration.provenance import commit, machine
-from integration.recipe import FOLDER, Recipe, typed
+from integration.recipe import typed
 from integration.results import Spread, seconds_table, spread, table
 from integration.stage import Stage, with_inputs, write_text
-from integration.study import K
 
 SHOWN = {"miou": "mIoU", "miou_stuff": "stuff", "miou_thing": "things"}
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)

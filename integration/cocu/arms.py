@@ -8,8 +8,9 @@ import torch
 
 from conceptarchive import ConceptArchive, find_shards
 from groupvit import GroupViTSegmenter, load_model, train
-from integration.diagnostics import grouping_purity
-from integration.recipe import Recipe
+from integration.cocu.diagnostics import grouping_purity
+from integration.cocu.recipe import Recipe
+from integration.progress import check_log
 from integration.stage import write_text
 from integration.wiring import (
     DATASET,
@@ -50,6 +51,7 @@ def train_arm(
         check_covered([pair.id for pair in dataset.pairs], curated)
     with cpu_threads(recipe.train_threads):
         train(config, dataset, folder, device=best_device(), label=f"train {arm}, seed {seed}")
+    check_log(folder, config.log_every, config.optim.total_steps)
 
 
 def evaluate_arm(

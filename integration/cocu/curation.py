@@ -20,7 +20,7 @@ from conceptarchive import (
     frequency_ranking,
     visualness,
 )
-from integration.recipe import VocabularyConfig
+from integration.cocu.recipe import VocabularyConfig
 from integration.wiring import best_device, mentioned_concepts, ranked_concepts
 
 FloatArray = npt.NDArray[np.float32]

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from groupvit import GroupViTSegmenter
-from integration import diagnostics
-from integration.diagnostics import grouping_purity
+from integration.cocu import diagnostics
+from integration.cocu.diagnostics import grouping_purity
 from segbench import Example, ScenesDataset, Task, load_task
 
 COUNT, SIZE = 3, 32

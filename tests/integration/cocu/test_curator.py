@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from conceptarchive import OpenClipEncoder
-from integration import curator
-from integration.curator import END_OF_TEXT, CuratorConfig, train_curator
+from integration.cocu import curator
+from integration.cocu.curator import END_OF_TEXT, CuratorConfig, train_curator
 from integration.errors import DamagedError
 from segbench import ScenesDataset, write_pairs
 

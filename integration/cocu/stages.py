@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from conceptarchive import Embeddings, OpenClipEncoder, embed, find_shards
-from integration.arms import draws_from_archive, evaluate_arm, train_arm
-from integration.curation import curate, mine
-from integration.curator import train_curator
+from integration.cocu.arms import draws_from_archive, evaluate_arm, train_arm
+from integration.cocu.curation import curate, mine
+from integration.cocu.curator import train_curator
+from integration.cocu.recipe import Recipe
+from integration.cocu.report import write_report
 from integration.progress import ArmRun, points_stage, with_points
-from integration.recipe import Recipe
-from integration.report import write_report
 from integration.stage import Stage, write_text
 from integration.wiring import (
     DATASET,
@@ -182,7 +182,8 @@ def arm_stages(
         run=partial(evaluate_arm, recipe, arm, seed, trained.folder(out), task, data),
         cost=recipe.costs.get("evaluate", 1),
     )
-    scored = points_stage(recipe, f"{arm}-{seed}", trained, task, out) if points else None
+    cost = recipe.costs.get("evaluate", 1)
+    scored = points_stage(f"{arm}-{seed}", trained, task, out, cost=cost) if points else None
     return ArmRun(trained, judged, scored)
 
 

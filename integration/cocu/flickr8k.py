@@ -19,10 +19,10 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from conceptarchive import Embeddings, MentionFinder, Vocabulary
-from integration.cocu import train_and_score
-from integration.curation import curate
+from integration.cocu.curation import curate
+from integration.cocu.recipe import Recipe
+from integration.cocu.stages import train_and_score
 from integration.errors import DataMissingError, RecipeError
-from integration.recipe import Recipe
 from integration.stage import Stage, write_text
 from integration.wiring import DATASET, as_sets, read_truth, write_truth
 from segbench import load_task, open_dataset

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from conceptarchive import Vocabulary, find_shards, read_pairs
-from integration.errors import DataMissingError, RecipeError
-from integration.flickr8k import (
+from integration.cocu.ablation.photos import JUDGED, photo_study_stages
+from integration.cocu.flickr8k import (
     NAME_LISTS,
     caption_features,
     given_caption,
@@ -22,8 +22,8 @@ from integration.flickr8k import (
     read_concepts,
     read_photos,
 )
-from integration.photo_ablation import JUDGED, photo_study_stages
-from integration.recipe import Recipe, load_recipe
+from integration.cocu.recipe import Recipe, load_recipe
+from integration.errors import DataMissingError, RecipeError
 from integration.stage import Stage, run_stages
 from segbench import DataMissingError as DataMissing
 

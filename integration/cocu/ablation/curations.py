@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from conceptarchive import ArchiveConfig
+from integration.cocu.recipe import Recipe, SamplingConfig
 from integration.errors import RecipeError
-from integration.recipe import Recipe, SamplingConfig
 
 WIDE = 32
 """Reference images of the settings that are also looked at with many."""

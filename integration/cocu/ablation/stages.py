@@ -16,14 +16,14 @@ from functools import partial
 from pathlib import Path
 
 from conceptarchive import Embeddings, Vocabulary, embed, find_shards
-from integration.ablation_report import write_ablation
-from integration.cocu import arm_stages, open_encoder, scenes_stages, scenes_task
-from integration.concept_pages import ARCHIVES, CONCEPTS, archive_section, overlay_section
-from integration.curations import CURATIONS, LADDER, Curation, check_arms
+from integration.cocu.ablation.curations import CURATIONS, LADDER, Curation, check_arms
+from integration.cocu.ablation.report import write_ablation
+from integration.cocu.ablation.study import build, judge, study_settings
+from integration.cocu.concept_pages import ARCHIVES, CONCEPTS, archive_section, overlay_section
+from integration.cocu.recipe import Recipe
+from integration.cocu.stages import arm_stages, open_encoder, scenes_stages, scenes_task
 from integration.progress import ArmRun
-from integration.recipe import Recipe
 from integration.stage import Stage, write_text
-from integration.study import build, judge, study_settings
 from integration.wiring import as_sets, read_truth
 from segbench import Task, open_dataset
 

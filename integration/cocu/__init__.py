@@ -1,0 +1,1 @@
+"""CoCu as a whole: pairs, a CLIP that curates, the archive, training, scores and a report."""
