@@ -25,8 +25,7 @@ def read_recipe(name: str, folder: Path) -> tuple[dict[str, Any], str]:
     """
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
-        raise RecipeError(f"no recipe {name!r}; there are {known}, or give a .toml file")
+        raise RecipeError(_no_recipe(name, folder))
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), path.stem
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -61,10 +60,18 @@ def check_known(name: str, *folders: Path) -> None:
     Raises:
         RecipeError: no such recipe.
     """
+    if not name.endswith(".toml") and not any((each / f"{name}.toml").exists() for each in folders):
+        raise RecipeError(_no_recipe(name, *folders))
+
+
+def _no_recipe(name: str, *folders: Path) -> str:
+    """What to do instead of a recipe that is not there."""
+    if name.endswith(".toml"):
+        return f"no recipe {name!r}: no such file"
     known = [path.stem for folder in folders for path in sorted(folder.glob("*.toml"))]
-    if not name.endswith(".toml") and name not in known:
-        there = ", ".join(known)
-        raise RecipeError(f"no recipe {name!r}; there are {there}, or give a .toml file")
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"no recipe {name!r}; there are {', '.join(known)}, or give a .toml file{hint}"
 
 
 def has_source(name: str, folder: Path, source: str) -> bool:

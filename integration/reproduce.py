@@ -4,7 +4,10 @@ import errno
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import auto_cli
 
@@ -36,6 +39,12 @@ STUDY = ("ablation.md", "ablation.html", "ablation.png", "ablation.json")
 ABLATION = (*STUDY, "convergence.png")
 FLAGS = ("--dry_run", "--ablation")
 """Options that mean `true` when nothing follows."""
+RECIPES = {
+    "cocu": (COCU_RECIPES, PAIRS_RECIPES),
+    "groupvit": (PAIRS_RECIPES,),
+    "pixelclip": (PIXELCLIP_RECIPES, MASKS_RECIPES),
+}
+"""Folders of the recipes that a verb takes."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a disk, a quota or a file that is full."""
 
@@ -74,7 +83,7 @@ def cocu(  # noqa: PLR0913  # every option of the command
         dry_run: list the stages and whether they are up to date, and stop; of a recipe on pairs,
             also say what the data folder lacks and what the run will take.
     """
-    check_known(recipe, COCU_RECIPES, PAIRS_RECIPES)
+    _check_recipe("cocu", recipe)
     if is_pairs_recipe(recipe):
         if ablation:
             raise RecipeError("--ablation is of scenes; on pairs the recipe is cocu-ablation-cc3m")
@@ -83,6 +92,8 @@ def cocu(  # noqa: PLR0913  # every option of the command
     if (pool, tasks, limit) != (None, None, None):
         raise RecipeError(f"--pool, --tasks and --limit are of recipes on pairs, {recipe} is none")
     plan = load_recipe(recipe)
+    if plan.source == "scenes" and data is not None:
+        raise RecipeError(f"recipe {plan.name} draws its own pictures: leave --data out")
     _check_seeds(seeds)
     root = out or Path("runs") / plan.name
     chosen = None if arms is None else arms.split(",")
@@ -124,7 +135,7 @@ def pixelclip(  # noqa: PLR0913  # every option of the command
         dry_run: list the stages and whether they are up to date, and stop; of a paper's recipe,
             also say what the data folder lacks and what the run will take.
     """
-    check_known(recipe, PIXELCLIP_RECIPES, MASKS_RECIPES)
+    _check_recipe("pixelclip", recipe)
     if is_masks_recipe(recipe):
         given = Options(data, out, seeds, arms, None, tasks, limit, from_stage, dry_run)
         run_masks_paper(recipe, given)
@@ -136,6 +147,15 @@ def pixelclip(  # noqa: PLR0913  # every option of the command
     root = out or Path("runs") / plan.name
     stages = pixelclip_stages(plan, range(seeds), root, data)
     _run(stages, root, REPORTS, from_stage, dry_run=dry_run)
+
+
+def _check_recipe(verb: str, recipe: str) -> None:
+    """Refuse a name that is no recipe of the verb, and say of which it is."""
+    for other, folders in RECIPES.items():
+        there = any((folder / f"{recipe}.toml").exists() for folder in folders)
+        if there and not any((folder / f"{recipe}.toml").exists() for folder in RECIPES[verb]):
+            raise RecipeError(f"{recipe} is a recipe of the verb {other}, not of {verb}")
+    check_known(recipe, *RECIPES[verb])
 
 
 def _check_seeds(seeds: int) -> None:
@@ -153,7 +173,7 @@ def _run(
 ) -> None:
     """Run stages, or list them; then copy and print what the last one made."""
     if dry_run:
-        print("\n".join(describe(stages, root)))
+        print("\n".join(describe(stages, root, from_stage)))
         return
 
     def tell() -> None:
@@ -188,7 +208,7 @@ def groupvit(
         from_stage: forget the results of this stage and of all after it.
         dry_run: say what the data folder lacks and what the run will take, list the stages, stop.
     """
-    check_known(recipe, PAIRS_RECIPES)
+    _check_recipe("groupvit", recipe)
     options = Options(data, out, seeds, "baseline", None, tasks, limit, from_stage, dry_run)
     run_paper(recipe, options)
 
@@ -211,12 +231,16 @@ def _stages(recipe: Recipe, out: Path, seeds: Sequence[int], data: Path | None) 
     return scenes_stages(recipe, seeds, out)
 
 
+VERBS: dict[str, Any] = {"cocu": cocu, "groupvit": groupvit, "pixelclip": pixelclip}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     try:
         given = _spelt(sys.argv[1:] if argv is None else argv)
+        _check_words(given)
         auto_cli(
-            {"cocu": cocu, "groupvit": groupvit, "pixelclip": pixelclip},
+            VERBS,
             args=given,
             prog="python -m integration.reproduce",
         )
@@ -241,10 +265,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_words(given: Sequence[str]) -> None:
+    """Refuse a verb or an option that there is not, and name the nearest; `--help` is let through.
+
+    Raises:
+        RecipeError: there is one, or no verb.
+    """
+    if not given:
+        raise RecipeError(f"needs a verb, one of {', '.join(VERBS)}; --help says more")
+    verb = given[0]
+    if verb.startswith("-"):
+        return
+    if verb not in VERBS:
+        raise RecipeError(f"no verb {verb!r}; there are {', '.join(VERBS)}")
+    known = [_shown(f"--{name}") for name in signature(VERBS[verb]).parameters]
+    for option in (_shown(each.partition("=")[0]) for each in given[1:] if each.startswith("--")):
+        if option not in (*known, "--help"):
+            near = get_close_matches(option, known, 1)
+            said = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise RecipeError(f"{verb} has no option {option}; {said}")
+
+
+def _shown(option: str) -> str:
+    """An option as documents spell it."""
+    return "--from" if option == "--from_stage" else option.replace("_", "-")
+
+
 def _spelt(arguments: Sequence[str]) -> list[str]:
     """Options as the parser knows them, such as `--from_stage` for `--from`."""
     known: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         option, equals, value = argument.partition("=")
         if option.startswith("--"):
             option = {"--from": "--from_stage"}.get(option, "--" + option[2:].replace("-", "_"))

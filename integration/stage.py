@@ -9,10 +9,13 @@ are looked at before anything reads it.
 import hashlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +25,8 @@ from integration.errors import DamagedError, RecipeError
 from integration.provenance import commit
 
 _DONE = "stage.json"
+_BEAT_S = 10.0
+_BEATS_A_LINE = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +141,13 @@ def _run_left(stages: Sequence[Stage], out: Path, stream: TextIO) -> None:
         left_s = (total - spent) * (elapsed + trust) / (spent + trust)
         print(f"{head}: running; about {left_s / 60:.1f} min left in all", file=stream, flush=True)
         with _told(head, stage.name, stream):
-            seconds = _run(stage, out)
+            seconds = _run(stage, out, partial(_still, head, stream))
         print(f"{head}: done in {seconds:.0f} s", file=stream, flush=True)
         spent += stage.cost
+
+
+def _still(head: str, stream: TextIO, seconds: float) -> None:
+    print(f"{head}: running for {seconds / 60:.0f} min", file=stream, flush=True)
 
 
 @contextmanager
@@ -161,12 +170,22 @@ def with_inputs(stages: Sequence[Stage]) -> list[Stage]:
     return list(found.values())
 
 
-def describe(stages: Sequence[Stage], out: Path) -> list[str]:
-    """One line a stage: what would run and where; for `--dry-run`."""
+def describe(stages: Sequence[Stage], out: Path, again_from: str | None = None) -> list[str]:
+    """One line a stage: what would run and where; for `--dry-run`.
+
+    Args:
+        stages: every stage after its inputs.
+        out: root of all stage folders.
+        again_from: as of `run_stages`; nothing is forgotten.
+
+    Raises:
+        RecipeError: no stage is called `again_from`.
+    """
+    kept = len(stages) if again_from is None else _find(stages, again_from)
+    done = [at < kept and stage.seconds(out) is not None for at, stage in enumerate(stages)]
     return [
-        f"{'up to date' if stage.seconds(out) is not None else 'to run':>10}  {stage.name:<24} "
-        f"{stage.folder(out)}"
-        for stage in stages
+        f"{'up to date' if is_done else 'to run':>10}  {stage.name:<24} {stage.folder(out)}"
+        for is_done, stage in zip(done, stages, strict=True)
     ]
 
 
@@ -189,12 +208,12 @@ def fingerprint_files(*folders: Path) -> str:
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
-def _run(stage: Stage, out: Path) -> float:
+def _run(stage: Stage, out: Path, say: Callable[[float], None]) -> float:
     folder = stage.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    stage.run(folder)
-    seconds = time.perf_counter() - began
+    with _clock(folder, say) as elapsed:
+        stage.run(folder)
+        seconds = elapsed()
     note = {
         "name": stage.name,
         "fingerprint": stage.fingerprint,
@@ -206,10 +225,57 @@ def _run(stage: Stage, out: Path) -> float:
     return seconds
 
 
+@contextmanager
+def _clock(folder: Path, say: Callable[[float], None]) -> Iterator[Callable[[], float]]:
+    """Seconds that a stage has worked, before it was killed too, noted and told now and then.
+
+    Args:
+        folder: of the stage.
+        say: is given the seconds about once a minute.
+    """
+    path, began, ended = _worked_file(folder), time.perf_counter(), threading.Event()
+    before = _worked(path)
+
+    def elapsed() -> float:
+        return before + time.perf_counter() - began
+
+    def beat() -> None:
+        beats = 0
+        while not ended.wait(_BEAT_S):
+            with suppress(OSError):  # of a full disk the stage says so itself; seconds are lost
+                write_text(path, f"{elapsed():.1f}")
+            beats += 1
+            if beats % _BEATS_A_LINE == 0:
+                say(elapsed())
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield elapsed
+        path.unlink(missing_ok=True)
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _worked_file(folder: Path) -> Path:
+    """Beside a stage's folder, while it runs: seconds that it has worked so far."""
+    return folder.with_name(f".{folder.name}.seconds")
+
+
+def _worked(path: Path) -> float:
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):  # none, or none that can be read: only seconds hang on it
+        return 0.0
+
+
 def _find(stages: Sequence[Stage], name: str) -> int:
     names = [stage.name for stage in stages]
     if name not in names:
-        raise RecipeError(f"no stage is called {name!r}; there are {', '.join(names)}")
+        near = get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        raise RecipeError(f"no stage is called {name!r}; {hint}")
     return names.index(name)
 
 
@@ -218,5 +284,6 @@ def _forget(stages: Sequence[Stage], out: Path) -> None:
     for folder in reversed(folders):  # first the marks, last to first: a kill leaves no lie behind
         (folder / _DONE).unlink(missing_ok=True)
     for folder in folders:
+        _worked_file(folder).unlink(missing_ok=True)
         if folder.exists():
             shutil.rmtree(folder)

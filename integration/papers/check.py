@@ -81,10 +81,11 @@ def look(needs: Sequence[Need], root: Path) -> list[Finding]:
 def describe(findings: Sequence[Finding], root: Path) -> list[str]:
     """A line for every finding, and one more on how to get what is missing."""
     lines = [f"data in {root}:"]
+    width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        lines.append(f"{finding.state:>9}  {finding.name:<18} {finding.found}")
+        lines.append(f"{finding.state:>9}  {finding.name:<{width}} {finding.found}")
         if finding.get:
-            lines.append(f"{'':>9}  {'get it:':<18} {finding.get.replace('ROOT', str(root))}")
+            lines.append(f"{'':>9}  {'get it:':<{width}} {finding.get.replace('ROOT', str(root))}")
     return lines
 
 
@@ -103,7 +104,7 @@ def require(findings: Sequence[Finding], run: str, root: Path) -> None:
     if missing:
         raise DataMissingError(
             f"{run} lacks {len(missing)} of {len(findings)} things in {root}: "
-            f"{', '.join(missing)}; --dry-run says how to get them"
+            f"{', '.join(missing)}; the lines `get it` say how to get them"
         )
 
 
@@ -173,6 +174,8 @@ def find_clip(
     try:
         config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
         width = config["embed_dim"]
+    except FileNotFoundError:
+        return missing(found=f"{title}: no open_clip_config.json in {folder}")
     except (OSError, ValueError, KeyError) as error:
         told = f"{title}: no open_clip_config.json that can be read in {folder} ({error})"
         return missing(found=told)

@@ -178,7 +178,8 @@ def _archive(recipe: PairsRecipe, name: str, pairs: Mapping[str, int], machine: 
     products = "products_bfloat16" if recipe.search.precision == "bfloat16" else "products_float32"
     flops = RATES[products].value * 1e12 * SEARCH_SHARE * machine.gpus
     search_s = 2 * anchors * rows * ROW_DIM / flops
-    note = f"exact search {search_s / 60:,.0f} min"
+    minutes = search_s / 60
+    note = f"exact search {minutes:,.0f} min" if minutes >= 1 else "exact search within a minute"
     if recipe.search.method == "auto" and search_s * machine.gpus > 60 * recipe.search.minutes:
         note = f"{note}; an index is taken instead, whose time has not been measured"
     one = sum(n / RATES["rows"].value for n in {anchors, rows})
@@ -258,7 +259,7 @@ def picture_size(task: Task) -> tuple[int, int]:
 def _hours(seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    return f"{seconds / 3600:.1f}" if seconds >= 360 else f"{seconds / 3600:.3f}"
+    return f"{seconds / 3600:.1f}" if seconds >= 180 else "< 0.1"
 
 
 def _cell(value: float) -> str:

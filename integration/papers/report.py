@@ -30,8 +30,10 @@ def heading(
         limit: of a rehearsal.
     """
     steps, batch = config.optim.total_steps, config.data.batch
-    pairs = sum(finding.pairs for finding in findings if finding.name in recipe.sets)
-    epochs = f", {steps * batch / pairs:.1f} epochs of what is there" if pairs else ""
+    sets = [finding for finding in findings if finding.name in recipe.sets]
+    pairs = sum(finding.pairs for finding in sets)
+    known = pairs and all(finding.state != "missing" for finding in sets)
+    epochs = f", {steps * batch / pairs:.1f} epochs of what is there" if known else ""
     said = (
         f"Arms {', '.join(recipe.arms)}; sets {', '.join(recipe.sets)}; pool {recipe.pool}; "
         f"{steps:,} steps of {batch:,} pairs{epochs}."

@@ -163,7 +163,7 @@ def carry_out(
     """
     if options.dry_run:
         if stream is not None:
-            print("\n".join(describe(stages, out)), file=stream)
+            print("\n".join(describe(stages, out, options.from_stage)), file=stream)
         return
 
     def tell() -> None:

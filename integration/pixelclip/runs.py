@@ -32,6 +32,11 @@ class ClipFiles:
     """Of random weights."""
 
     @property
+    def beside_a_run(self) -> str:
+        """The architecture as a training of the same results names it: both move together."""
+        return f"{LOCAL}../{self.folder.name}" if self.folder else self.architecture
+
+    @property
     def name(self) -> str:
         """What it is, wherever it lies: for the fingerprint of stages."""
         if self.inputs:

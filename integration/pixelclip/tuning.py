@@ -21,6 +21,7 @@ from maskcluster import (
     PixelCLIPSegmenter,
     TrainConfig,
     load_checkpoint,
+    load_clip,
     read_config,
     starting_rows,
     train,
@@ -58,12 +59,20 @@ def train_run(
     """
     chosen = recipe.arms[arm]
     given = None if words is None else read_words(words, chosen.train.cluster.clusters)
-    config = run_config(chosen.train, seed, world.clip(seed), given)
+    clip = world.clip(seed)
+    config = run_config(chosen.train, seed, clip, given)
     dataset = MaskedPhotos(
         world.images, mask_source(chosen.masks, masks), config.views, seed=config.data.seed
     )
     with cpu_threads(recipe.threads):
-        train(config, dataset, folder, device=best_device(), label=f"train {arm}, seed {seed}")
+        train(
+            config,
+            dataset,
+            folder,
+            device=best_device(),
+            label=f"train {arm}, seed {seed}",
+            clip=load_clip(clip.architecture, clip.pretrained, seed=seed),
+        )
     check_log(folder, config.log_every, config.optim.total_steps)
 
 
@@ -78,7 +87,7 @@ def run_config(
         shared,
         seed=seed,
         data=replace(shared.data, seed=seed),
-        model=replace(shared.model, architecture=clip.architecture, pretrained=clip.pretrained),
+        model=replace(shared.model, architecture=clip.beside_a_run, pretrained=clip.pretrained),
         cluster=cluster,
     )
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,45 @@ def test_describing_changes_nothing(tmp_path: Path) -> None:
     assert all("up to date" in line for line in describe(work.stages, work.out))
     assert tree(work.out) == before
     assert str(work.text.folder(work.out)) in describe(work.stages, work.out)[2]
+
+
+def test_describing_shows_what_from_would_forget(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work.run()
+    before = tree(tmp_path)
+    lines = describe(work.stages, tmp_path, "double")
+    assert ["up to date" in line for line in lines] == [True, False, False]
+    assert tree(tmp_path) == before
+    with pytest.raises(RecipeError, match="no stage is called 'duoble'; did you mean double"):
+        describe(work.stages, tmp_path, "duoble")
+
+
+def test_time_before_a_kill_counts_and_long_work_shows_that_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("integration.stage._BEAT_S", 0.01)
+    monkeypatch.setattr("integration.stage._BEATS_A_LINE", 1)
+    work, stream, kills = Work(tmp_path), io.StringIO(), [True, False]
+    folder = work.double.folder(tmp_path)
+    worked = folder.with_name(f".{folder.name}.seconds")
+
+    def slow(into: Path) -> None:
+        while not worked.exists() or stream.getvalue().count("running for") < 3:
+            time.sleep(0.01)
+        if kills.pop(0):
+            raise KeyboardInterrupt
+        work.double.run(into)
+
+    stages = [work.number, replace(work.double, run=slow), work.text]
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(stages, tmp_path, stream=stream)
+    assert 0 <= float(worked.read_text()) < 60
+    worked.write_text("1000")  # as if it had been as long
+    run_stages(stages, tmp_path, stream=stream)
+    assert "[2/3] double: running for 0 min" in stream.getvalue()
+    seconds = work.double.seconds(tmp_path)
+    assert seconds is not None and seconds >= 1000
+    assert not worked.exists()
 
 
 def test_a_done_stage_says_how_long_it_took(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from integration.pixelclip import tuning
 from integration.pixelclip.recipe import load_pixelclip_recipe
 from integration.pixelclip.scenes import RegionsConfig, write_photos
 from integration.pixelclip.stages import pixelclip_stages
+from integration.pixelclip.tuning import untuned_model
 from integration.pixelclip.worlds import photos_world
 from integration.reproduce import main
+from maskcluster import load_checkpoint, read_config
 from segbench import ScenesDataset
 
 TINY = """
@@ -258,6 +260,17 @@ def test_names_and_masks_may_be_left_out_where_others_say_them(few: tuple[Path, 
         load_pixelclip_recipe(str(recipe))
     recipe.write_text(recipe.read_text().replace('["superpixels", "plain"]', '["superpixels"]'))
     assert load_pixelclip_recipe(str(recipe)).sources == {"superpixels"}
+
+
+@pytest.mark.slow
+def test_results_may_be_moved(whole: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(whole, tmp_path / "moved"))
+    (run,) = moved.glob("stages/train-pixelclip-0-??????????")
+    named = Path(read_config(run).model.architecture.removeprefix("local-dir:"))
+    (clip,) = moved.glob("stages/clip-0-??????????")
+    assert named.resolve() == clip.resolve()
+    tower = load_checkpoint(run).clip.state_dict()
+    assert tower.keys() == untuned_model(run).clip.state_dict().keys()
 
 
 def test_random_weights_are_of_the_seed(few: tuple[Path, Path]) -> None:

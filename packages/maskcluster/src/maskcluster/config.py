@@ -48,7 +48,7 @@ class ModelConfig:
     architecture: str = "ViT-B-16-quickgelu"
     """A name of `open_clip.list_models()`, `local-dir:FOLDER` (open_clip_config.json, weights, and
     SigLIP's tokenizer) or `hf-hub:ORG/NAME`; a ViT, SigLIP's too, or a ConvNeXt. OpenAI's weights
-    need QuickGELU."""
+    need QuickGELU. Checkpoints look for a relative FOLDER from the run's own first."""
 
     pretrained: str = "openai"
     """A tag of open_clip, a file of weights, or `random` (weights drawn from the seed, to try

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from maskcluster.errors import DataError, FormatError, RecipeError
+from maskcluster.errors import DataError, FormatError, RecipeError, reason_of
 from maskcluster.files import read_json
 
 RANDOM = "random"
@@ -27,7 +27,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 """What a folder has of a tokenizer that does not come with open_clip, as SigLIP's."""
 
 _CONFIG = "open_clip_config.json"
-_FOLDER = "local-dir:"
+FOLDER = "local-dir:"
+"""Before the path of a folder, in names of models."""
 _HUB = "hf-hub:"
 
 
@@ -87,8 +88,9 @@ def load_clip(architecture: str, pretrained: str = "", *, seed: int = 0) -> Clip
                 weights_only=True,
             )
         except _READERS as error:
-            said = str(error).partition("\n")[0]
-            raise DataError(f"{architecture} {pretrained}: cannot be loaded ({said})") from error
+            raise DataError(
+                f"{architecture} {pretrained}: cannot be loaded ({reason_of(error)})"
+            ) from error
     colours: dict[str, Any] = open_clip.get_model_preprocess_cfg(model)
     return Clip(
         model=model,
@@ -99,8 +101,8 @@ def load_clip(architecture: str, pretrained: str = "", *, seed: int = 0) -> Clip
 
 
 def _check_architecture(open_clip: ModuleType, architecture: str) -> None:
-    if architecture.startswith(_FOLDER):
-        if not (Path(architecture.removeprefix(_FOLDER)) / _CONFIG).is_file():
+    if architecture.startswith(FOLDER):
+        if not (Path(architecture.removeprefix(FOLDER)) / _CONFIG).is_file():
             raise DataError(f"{architecture}: no {_CONFIG} in that folder")
     elif not architecture.startswith(_HUB) and architecture not in open_clip.list_models():
         near = difflib.get_close_matches(architecture, open_clip.list_models(), n=1)
@@ -116,8 +118,8 @@ def _load_tokenizer(open_clip: ModuleType, architecture: str) -> Tokenizer:
     """
     name = _hub_tokenizer(open_clip, architecture)
     files = " ".join(TOKENIZER_FILES)
-    if architecture.startswith(_FOLDER) and name:
-        folder = Path(architecture.removeprefix(_FOLDER))
+    if architecture.startswith(FOLDER) and name:
+        folder = Path(architecture.removeprefix(FOLDER))
         # transformers would make up a vocabulary without a word
         if missing := [file for file in TOKENIZER_FILES if not (folder / file).is_file()]:
             raise DataError(
@@ -145,8 +147,8 @@ def _hub_tokenizer(open_clip: ModuleType, architecture: str) -> str:
         return ""  # it is fetched with the rest
     try:
         config = (
-            read_json(Path(architecture.removeprefix(_FOLDER)) / _CONFIG)["model_cfg"]
-            if architecture.startswith(_FOLDER)
+            read_json(Path(architecture.removeprefix(FOLDER)) / _CONFIG)["model_cfg"]
+            if architecture.startswith(FOLDER)
             else open_clip.get_model_config(architecture)
         )
         return str(config["text_cfg"].get("hf_tokenizer_name") or "")
@@ -159,7 +161,7 @@ def _hub_tokenizer(open_clip: ModuleType, architecture: str) -> str:
 
 def _needs_quick_gelu(open_clip: ModuleType, architecture: str, pretrained: str) -> bool:
     """Whether the weights were trained with QuickGELU, as far as they say so."""
-    if pretrained in ("", RANDOM) or architecture.startswith((_FOLDER, _HUB)):
+    if pretrained in ("", RANDOM) or architecture.startswith((FOLDER, _HUB)):
         return False
     tags: list[str] = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained not in tags:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from maskcluster.config import MachineConfig, TrainConfig
 from maskcluster.errors import CheckpointError, FormatError, MaskClusterError, RecipeError
 from maskcluster.files import hash_file, read_json, sweep, write_json
-from maskcluster.model.clip import RANDOM, Clip, load_clip
+from maskcluster.model.clip import FOLDER, RANDOM, Clip, load_clip
 from maskcluster.model.pixelclip import PixelCLIP
 from maskcluster.recipe import train_config
 
@@ -207,7 +207,7 @@ def load_model(folder: Path | str, *, clip: Clip | None = None) -> PixelCLIP:
 
     All weights are in the checkpoint, and nothing is downloaded but a tokenizer that does not come
     with open_clip, as SigLIP's. A CLIP model that is described by a folder (`local-dir:`) needs
-    that folder still.
+    that folder still; a relative one is looked for from the run's folder first.
 
     Args:
         folder: a checkpoint, or a run (its newest checkpoint is taken).
@@ -220,7 +220,7 @@ def load_model(folder: Path | str, *, clip: Clip | None = None) -> PixelCLIP:
     """
     folder = _newest(Path(folder))
     header = _read_header(folder)
-    config = _config_of(folder, header)
+    config = _placed(_config_of(folder, header), folder.parent)
     weights = _read_weights(folder, header)
     clip = _empty_clip(folder, config, header) if clip is None else clip
     start = next((weights[n] for n in ("prompts.tokens", "prompts.rows") if n in weights), None)
@@ -238,11 +238,13 @@ def load_model(folder: Path | str, *, clip: Clip | None = None) -> PixelCLIP:
 def read_config(folder: Path | str) -> TrainConfig:
     """The recipe that a run or a checkpoint was trained by.
 
+    A folder of a CLIP model that is relative to the run's is made absolute: it moves with the run.
+
     Raises:
         CheckpointError: not a checkpoint of this version, or damaged.
     """
     folder = _newest(Path(folder))
-    return _config_of(folder, _read_header(folder))
+    return _placed(_config_of(folder, _read_header(folder)), folder.parent)
 
 
 def is_run(folder: Path | str) -> bool:
@@ -323,6 +325,15 @@ def _config_of(folder: Path, header: Mapping[str, Any]) -> TrainConfig:
         return train_config(header["config"])
     except RecipeError as error:
         raise CheckpointError(f"{folder}: of another version of maskcluster: {error}") from error
+
+
+def _placed(config: TrainConfig, run: Path) -> TrainConfig:
+    """A recipe whose CLIP model's folder, where it lies relative to the run, is found from here."""
+    name = config.model.architecture
+    beside = run.absolute() / name.removeprefix(FOLDER)
+    if not name.startswith(FOLDER) or not beside.is_dir():
+        return config
+    return replace(config, model=replace(config.model, architecture=f"{FOLDER}{beside}"))
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
