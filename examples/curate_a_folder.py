@@ -1,9 +1,10 @@
 """Find what captions leave out: a folder of pictures and captions to a concept archive.
 
-    hatch run python examples/curate_a_folder.py [FOLDER]
+    hatch run python examples/curate_a_folder.py [FOLDER] [OUT]
 
-The encoder here knows red, green and blue, so that nothing has to be downloaded; of photographs it
-would be `OpenClipEncoder("ViT-B-16", pretrained="openai")`.
+FOLDER has KEY.jpg beside KEY.txt; without one, twelve pictures are drawn. The encoder here compares
+thumbnails, so that nothing has to be downloaded; of photographs it would be
+`OpenClipEncoder("ViT-B-16", pretrained="openai")`, which embeds the concepts' prompts too.
 """
 
 import sys
@@ -11,42 +12,48 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch.nn.functional import normalize
 
 from conceptarchive import ArchiveConfig, Embeddings, Vocabulary, build_archive, embed
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 
+class Thumbnails:
+    """An encoder of pictures alone: 4 x 4 pixels of each."""
 
-class Colours:
-    """An encoder: how red, green and blue a picture is, and which colour a text names."""
-
-    id = "colours"
+    id = "thumbnails"
 
     def encode_images(self, images):
-        means = [image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)) for image in images]
-        return torch.nn.functional.normalize(torch.tensor(means).float(), dim=1)
-
-    def encode_texts(self, texts):
-        rows = [[float(name in text) + 0.01 for name in COLOURS] for text in texts]
-        return torch.nn.functional.normalize(torch.tensor(rows), dim=1)
+        small = [image.convert("RGB").resize((4, 4), Image.Resampling.BOX) for image in images]
+        return normalize(torch.tensor([list(one.tobytes()) for one in small]).float())  # (n, 48)
 
 
-folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/curated")
-(folder / "pairs").mkdir(parents=True, exist_ok=True)
-for number in range(12):  # half a picture has another colour, which half of the captions name
-    first, second = list(COLOURS)[number % 3], list(COLOURS)[(number + 1) % 3]
-    picture = Image.new("RGB", (64, 64), COLOURS[first])
-    picture.paste(COLOURS[second], (0, 0, 64, 32))
-    picture.save(folder / "pairs" / f"{number:02d}.png")
-    told = f"{first} and {second}" if number >= 6 else first
-    (folder / "pairs" / f"{number:02d}.txt").write_text(f"a picture with {told} in it")
+def draw(folder):
+    """Fire, grass or sky, and another of them that only half of the captions name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    colours = {"fire": "red", "grass": "green", "sky": "blue"}
+    for number in range(12):
+        first, second = (list(colours)[(number + n) % 3] for n in (0, 1))
+        picture = Image.new("RGB", (64, 64), colours[first])
+        picture.paste(colours[second], (0, 0, 64, 32))
+        picture.save(folder / f"{number:02d}.png")
+        told = f"{first} and {second}" if number >= 6 else first
+        (folder / f"{number:02d}.txt").write_text(f"a picture of {told}")
 
-embed([folder / "pairs"], Colours(), folder / "embeddings")
-pairs, words = Embeddings.open(folder / "embeddings"), Vocabulary(tuple(COLOURS))
-rows = Colours().encode_texts(words.prompts()).numpy()
+
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/drawn")
+out = Path(sys.argv[2] if len(sys.argv) > 2 else f"runs/curated/{folder.resolve().name}")
+if len(sys.argv) == 1:  # none of your own
+    draw(folder)
+embed([folder], Thumbnails(), out / "embeddings", with_text=False)
+pairs = Embeddings.open(out / "embeddings")
+captions = [caption.lower() for caption in pairs.captions]
+words = Vocabulary.mine(captions, min_count=1)
+rows = torch.tensor(pairs.image[:]).float()  # (n, D)
+looks = [rows[[word in said for said in captions]].mean(dim=0) for word in words.names]
 archive = build_archive(
-    folder / "archive", anchors=pairs, pool=pairs, vocabulary=words, concept_features=rows,
-    config=ArchiveConfig(neighbours=3),
+    out / "archive", anchors=pairs, pool=pairs, vocabulary=words,
+    concept_features=normalize(torch.stack(looks)).numpy(),  # it looks like what is called so
+    config=ArchiveConfig(neighbours=min(3, len(pairs) - 1)),
 )  # fmt: skip
 for key in archive.keys[:3]:
     found = ", ".join(f"{concept.name} {concept.score:.2f}" for concept in archive.concepts(key))

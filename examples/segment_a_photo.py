@@ -2,7 +2,8 @@
 
     hatch run python examples/segment_a_photo.py [RUN] [PHOTO] [WORDS]
 
-RUN is that of examples/train_groupvit.py; a released checkpoint is opened by `load_released`.
+RUN is that of examples/train_groupvit.py, which runs first; a released checkpoint is opened by
+`load_released`.
 """
 
 import sys
@@ -17,7 +18,10 @@ from segbench import ScenesDataset
 given = dict(enumerate(sys.argv))
 run, photo = Path(given.get(1, "runs/trained/run")), Path(given.get(2, "runs/scene.png"))
 words = [word.strip() for word in given.get(3, "grass, sky, house, sheep").split(",")]
+if not run.exists():
+    sys.exit(f"{run}: no such run; first run examples/train_groupvit.py, which makes runs/trained")
 if not photo.exists():  # none of your own: a scene of the world that the example trains on
+    photo.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(ScenesDataset(split="val", count=1, size_px=240)[0].image).save(photo)
 
 segmenter = GroupViTSegmenter(load_model(run))

@@ -1,10 +1,9 @@
-"""Pictures of a run: loss curves, archives with witnesses, overlays of unnamed concepts."""
+"""Pictures of a run: curves, bars, pictures of an archive's pairs, and what models see."""
 
 import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 
 from conceptarchive import ConceptArchive, Pair, find_shards, read_pairs
 from integration.progress import Curve, read_log
-from segbench import Segmenter, Task, open_dataset, overlay, predict_labels, task_bank
+from segbench import Segmenter, Task, open_dataset, predict_labels, task_bank
 
 COLOURS = {
     "baseline": "#c44e52", "cocu": "#4c72b0", "upper-bound": "#8c8c8c",
@@ -27,12 +26,7 @@ THUMBNAIL_PX = 144
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded of pairs, whatever a file's name says: as conceptarchive does."""
 
-STRIP_PX = 320
-"""Longer side of pictures in a strip, or a little less."""
-
 UInt8Image = npt.NDArray[np.uint8]
-
-Pixel = TypeVar("Pixel", np.uint8, np.int32)
 
 
 def png_data(image: Image.Image | Figure) -> str:
@@ -222,48 +216,3 @@ class Predictions:
             for arm, segmenter in self._segmenters.items()
         }
         return example.image, example.labels, maps
-
-
-def concept_strip(
-    image: UInt8Image, masks: Mapping[str, npt.NDArray[np.bool_]], concept: str
-) -> Figure:
-    """The picture, then where each arm (and the truth) sees one concept (CoCu, Fig. 4)."""
-    figure = Figure(figsize=(2.1 * (len(masks) + 1), 2.4))
-    axes = figure.subplots(1, len(masks) + 1)
-    axes[0].imshow(image, interpolation="nearest")
-    axes[0].set_title("picture", fontsize=9)
-    for axis, (name, mask) in zip(axes[1:], masks.items(), strict=True):
-        shown = image.copy()
-        shown[mask] = (0.35 * image[mask] + 0.65 * np.array([255, 40, 60])).astype(np.uint8)
-        shown[~mask] = (shown[~mask] * 0.55).astype(np.uint8)
-        axis.imshow(shown, interpolation="nearest")
-        axis.set_title(f"{concept}: {name}", fontsize=9)
-    for axis in axes:
-        axis.axis("off")
-    return figure
-
-
-def label_strip(
-    image: UInt8Image, maps: Mapping[str, npt.NDArray[np.integer]], names: Sequence[str]
-) -> Figure:
-    """Whole label maps with legends, side by side.
-
-    Small pictures are enlarged and photographs shrunk by whole numbers: legends are of one size.
-    """
-    figure = Figure(figsize=(3.0 * len(maps), 2.9))
-    axes = np.atleast_1d(figure.subplots(1, len(maps)))
-    shown = _at_a_size(image)
-    for axis, (name, labels) in zip(axes, maps.items(), strict=True):
-        axis.imshow(overlay(shown, _at_a_size(labels.astype(np.int32)), names))
-        axis.set_title(name, fontsize=9)
-        axis.axis("off")
-    return figure
-
-
-def _at_a_size(picture: npt.NDArray[Pixel]) -> npt.NDArray[Pixel]:
-    """A (H, W, ...) picture whose longer side is near `STRIP_PX`, by whole pixels."""
-    side = max(picture.shape[:2])
-    every = -(-side // STRIP_PX)
-    few: npt.NDArray[Pixel] = picture[::every, ::every]
-    scale = max(1, STRIP_PX // side)
-    return few.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from integration.progress import ArmRun, Curve, Log, curve, last_loss, read_log, speed
 from integration.stage import Stage, with_inputs
+from segbench import ConfusionMatrix, Report
 
 SHOWN = {
     "miou": "mIoU",
@@ -20,6 +23,22 @@ SHOWN = {
     "grouping_purity": "grouping purity",
 }
 """Metrics of the main table and their headings."""
+
+MEANINGS = {
+    "miou": "**mIoU**: intersection over union of a class's predicted and true pixels, mean over "
+    "classes; 1 is perfect",
+    "miou_stuff": "**stuff**: mIoU of what has no shape of its own, like sky",
+    "miou_thing": "**things**: mIoU of objects, like a house",
+    "pixel_acc": "**pixel acc.**: share of pixels whose class is right",
+    "present_recall": "**recall of present classes**: share of the classes in a picture that are "
+    "predicted somewhere in it",
+    "distinct_classes": "**classes / image**: how many are predicted in a picture",
+    "grouping_purity": "**grouping purity**: share of pixels that have the commonest true class of "
+    "their group; at 1 no group mixes classes, whatever they are called",
+}
+"""What the metrics of the main table are."""
+
+ONE_SEED = "One seed says little: how far others lie from it is not known (--seeds 3 tells)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +119,39 @@ def gather(
     )
 
 
+def chance_level(report: Report) -> float:
+    """Expected mIoU of labels drawn at random, each class as likely, on what was scored.
+
+    The true pixels of a class spread evenly over K predictions. With p their share of all pixels,
+    the class's IoU is p / (1 + (K - 1) p); the mean is by the task's rule.
+    """
+    true = report.confusion.areas.gt  # (K,)
+    even = np.repeat(true[:, None], len(true), axis=1)  # (K, K), K times what is expected
+    return ConfusionMatrix(len(true), even).miou(report.task["absent"])
+
+
 def markdown(outcome: Outcome) -> str:
     """The tables of a run."""
-    parts = [arms_table(outcome), quality_table(outcome.quality)]
-    if outcome.gap is not None:
-        gap = outcome.gap
-        parts.insert(
-            0,
-            f"Captions name {gap['stuff']:.0%} of the stuff and {gap['thing']:.0%} of the things "
-            f"that can be seen ({gap['all']:.0%} of all), and {gap['false']:.0%} of what they name "
-            "is not there.",
-        )
-    if any(outcome.speed.values()):
-        parts.append(speed_table(outcome.speed))
-    parts.append(seconds_table(outcome.seconds))
+    parts = [scores(outcome), quality_table(outcome.quality), times(outcome)]
     return "\n\n".join(parts) + "\n"
+
+
+def scores(outcome: Outcome) -> str:
+    """What captions name, where it is known, and the table of arms."""
+    if outcome.gap is None:
+        return arms_table(outcome)
+    gap = outcome.gap
+    told = (
+        f"Captions name {gap['stuff']:.0%} of the stuff and {gap['thing']:.0%} of the things "
+        f"that can be seen, and {gap['false']:.0%} of what they name is not there."
+    )
+    return f"{told}\n\n{arms_table(outcome)}"
+
+
+def times(outcome: Outcome) -> str:
+    """Tables of speed, where it is known, and of seconds."""
+    parts = [speed_table(outcome.speed)] if any(outcome.speed.values()) else []
+    return "\n\n".join([*parts, seconds_table(outcome.seconds)])
 
 
 def arms_table(outcome: Outcome) -> str:
@@ -130,7 +167,10 @@ def arms_table(outcome: Outcome) -> str:
         rows.append(["cocu - baseline", *map(str, gains), ""])
     seeds = len(next(iter(outcome.metrics.values()))["miou"])
     note = "one seed" if seeds == 1 else f"{seeds} seeds, mean ± standard error"
-    return f"Zero-shot segmentation ({note}).\n\n" + table(rows)
+    meanings = [MEANINGS[name] for name in shown]
+    final = "**final loss**: of training, mean over the last tenth of its log"
+    caption = f"Zero-shot segmentation, by the names of classes alone ({note})."
+    return f"{caption}\n\n{table(rows)}\n\n{'. '.join([*meanings, final])}."
 
 
 def quality_table(quality: Mapping[str, Any]) -> str:
@@ -143,19 +183,35 @@ def quality_table(quality: Mapping[str, Any]) -> str:
         cells = [f"{report[kind][k]:.3f}" for kind in ("recall", "precision") for k in ks]
         rows.append([name, *cells])
     return (
-        "Archive quality: recall and precision at k of concepts that are present and not in the "
-        f"caption ({first['pairs_with_missing']} of {first['pairs']} pairs miss one; captions name "
-        f"{first['named']:.0%} of what is present).\n\n" + table(rows)
+        "Archive quality: does a list of concepts, best first, bring what its picture shows and "
+        f"the caption leaves out?\n\n{table(rows)}\n\n"
+        f"Captions name {first['named']:.0%} of the concepts that pictures show; "
+        f"{first['pairs_with_missing']} of {first['pairs']} leave something out, and means are "
+        "over them. **R@k**: recall, the share of what was left out that is among the first k "
+        "concepts of the list that the caption does not name. **P@k**: precision, the share of "
+        f"these k that the picture shows, where a shorter list counts as k. {CURATIONS}"
     )
+
+
+CURATIONS = (
+    "Equations are those of the CoCu paper (arXiv:2309.13505). **Language-driven**: concepts come "
+    "from the captions that fit the picture best. **Vision-driven**: from the captions of the "
+    "pictures that look most like it. **Eq. 6** ranks them by how strongly the picture responds to "
+    "the concept (cosine of CLIP's features). **Eqs. 7-8** also ask whether it responds more "
+    "strongly than the pictures whose captions brought the concept."
+)
+"""What the ways of ranking are."""
 
 
 def speed_table(speeds: Mapping[str, Mapping[str, float]]) -> str:
     """Images a second of training, and the share of a GPU's peak where it is known."""
-    rows = [["arm", "images / s", "MFU"]]
+    known = any("mfu" in rates for rates in speeds.values())
+    rows = [["arm", "images / s", *(["MFU"] if known else [])]]
     for arm, rates in speeds.items():
-        share = f"{rates['mfu']:.3f}" if "mfu" in rates else ""
-        rows.append([arm, f"{rates['images_per_s']:.0f}" if rates else "", share])
-    return "Training, medians of the log.\n\n" + table(rows)
+        share = [f"{rates['mfu']:.3f}" if "mfu" in rates else ""] if known else []
+        rows.append([arm, f"{rates['images_per_s']:.0f}" if rates else "", *share])
+    note = "\n\n**MFU**: share of the GPU's peak arithmetic that the model's own makes up."
+    return f"Speed of training, median of the log.\n\n{table(rows)}{note if known else ''}"
 
 
 def seconds_table(seconds: Mapping[str, float]) -> str:

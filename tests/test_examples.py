@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -29,14 +30,39 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_curate_a_folder(run: Run) -> None:
-    """What a caption leaves out is found beside what it names, and no third colour is."""
+    """What a caption leaves out is found beside what it names, and no third thing is."""
     lines = run("curate_a_folder").splitlines()
     for line, said, missing in zip(
-        lines, ("red", "green", "blue"), ("green", "blue", "red"), strict=True
+        lines, ("fire", "grass", "sky"), ("grass", "sky", "fire"), strict=True
     ):
         caption, _, found = line.partition(" shows ")
-        assert caption == f"'a picture with {said} in it'"
+        assert caption == f"'a picture of {said}'"
         assert {one.split()[0] for one in found.split(", ")} == {said, missing}
+
+
+def test_curate_a_folder_of_ones_own(run: Run, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for key, colour, caption in (
+        ("a", "green", "A dog on the grass"),
+        ("b", "green", "a dog"),
+        ("c", "blue", "A boat"),
+    ):
+        Image.new("RGB", (20, 20), colour).save(mine / f"{key}.jpg")
+        (mine / f"{key}.txt").write_text(caption)
+    before = sorted(mine.iterdir())
+    lines = run("curate_a_folder", "mine").splitlines()
+    assert [line.partition(" shows ")[0] for line in lines] == [
+        "'A dog on the grass'", "'a dog'", "'A boat'",
+    ]  # fmt: skip
+    assert "grass" in lines[1]  # which its caption leaves out
+    assert sorted(mine.iterdir()) == before and not (tmp_path / "runs" / "drawn").exists()
+
+
+def test_segment_a_photo_says_what_runs_first(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^runs/trained/run: no such run; first run examples/tr"):
+        run("segment_a_photo")
+    assert not list(tmp_path.iterdir())
 
 
 def test_train_and_segment_a_photo(run: Run, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def grouping_purity(
     pure = labelled = 0
     for index in range(min(images, len(dataset))):
         example = dataset[index]
-        pixels = torch.from_numpy(example.image).permute(2, 0, 1).float() / 255  # (3, H, W)
+        pixels = torch.tensor(example.image).permute(2, 0, 1).float() / 255  # (3, H, W)
         groups, _ = segmenter.groups(pixels, bank)
         known = example.labels >= 0  # (H, W)
         joint = groups.cpu().numpy()[known] * len(dataset.names) + example.labels[known]

@@ -127,7 +127,7 @@ def train_and_score(
     report = Stage(
         name="report",
         settings={"recipe": recipe.name, "summary": recipe.summary},
-        version=2,
+        version=3,
         inputs=(archive, *stages),
         run=lambda folder: write_report(
             folder, recipe, out, pairs=pairs, archive=archive, runs=runs, task=task, data=data

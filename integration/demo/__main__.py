@@ -12,7 +12,7 @@ from jsonargparse import auto_cli
 from integration.cocu.recipe import load_recipe
 from integration.demo.desk import SCENES, Desk
 from integration.demo.models import Models
-from integration.demo.runs import archive_folders, check_any, model_folders
+from integration.demo.runs import archive_folders, check_any, model_folders, of_scenes
 from integration.errors import DataMissingError
 from segbench import ScenesDataset
 
@@ -47,7 +47,8 @@ def demo(
         difficulty=world.difficulty,
         seed=world.seed,
     )
-    desk = Desk(Models(model_folders(cocu, pixelclip)), archive_folders(cocu), scenes)
+    models = Models(model_folders(cocu, pixelclip))
+    desk = Desk(models, archive_folders(cocu), scenes, of_scenes(cocu, pixelclip))
     with tempfile.TemporaryDirectory(prefix="integration-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # read when the page is built
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

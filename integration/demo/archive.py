@@ -2,12 +2,13 @@
 
 import io
 import logging
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 Where = Literal["captions", "concepts"]
 """What a search looks at."""
 
+MANY = 24
+"""Names of concepts that are listed in the note on what an archive knows."""
+
 CARDS = 12
 """Pairs of a page of the list."""
 
@@ -45,7 +49,7 @@ DROPPED = "your picture"
 MAX_CAPTION = 300
 
 STYLE = """
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(118px, 1fr)); gap: 10px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)); gap: 8px; }
 .cards button { display: flex; flex-direction: column; text-align: left; padding: 6px;
   border-radius: 8px; cursor: pointer;
   border: 1px solid var(--border-color-primary); background: var(--background-fill-primary);
@@ -53,10 +57,34 @@ STYLE = """
 .cards button:hover, .cards button:focus-visible { border-color: var(--color-accent); }
 .cards img { width: 100%; aspect-ratio: 1; object-fit: contain; margin: 0 0 6px;
   border-radius: 4px; image-rendering: pixelated; }
+.told + .cards { margin-top: 10px; }
 .cards .missing { color: var(--body-text-color-subdued); }
-.entry { width: 100%; height: 82vh; min-height: 520px; position: sticky; top: 8px; border: 1px solid
-  var(--border-color-primary); border-radius: 8px; }
+.entry { display: block; width: 100%; height: calc(100vh - 372px); min-height: 420px;
+  border: 1px solid var(--border-color-primary); border-radius: 8px; }
 """
+
+COMPACT = """
+body { padding: 0; background: var(--card); } main { max-width: none; }
+article { border: 0; border-radius: 0; margin: 0; padding: 14px 16px; }
+header { gap: 16px; margin-bottom: 10px; }
+.picture { width: 132px; height: 132px; }
+section { grid-template-columns: 180px minmax(0, 1fr); padding: 10px 0; }
+.witnesses { gap: 10px; } figure { width: 88px; } .thumb { width: 88px; height: 66px; }
+figcaption span { font-size: 11px; white-space: nowrap; }
+"""
+"""Of an entry in its frame, so that several concepts are seen at once."""
+
+
+class Found(NamedTuple):
+    """What a search came to.
+
+    Attributes:
+        keys: of the pairs, in the order of the archive.
+        whole: whether they have the words themselves, not only words that begin so.
+    """
+
+    keys: Sequence[str]
+    whole: bool = True
 
 
 class ArchiveView:
@@ -77,6 +105,7 @@ class ArchiveView:
         except (ConceptArchiveError, GroupViTError) as error:
             raise InputError(f"the archive cannot be shown: {error}") from error
         self._clip = folders.clip
+        self._of_scenes = folders.of_scenes
         self._places = {pair.id: pair for pair in pairs}
         found, wanted = self.embeddings.encoder_id, self.archive.manifest["encoder"]
         if found != wanted:
@@ -85,35 +114,41 @@ class ArchiveView:
                 "run the reproduction to its end"
             )
 
-    def find(self, text: str, where: Where = "captions") -> list[str]:
-        """Keys of the pairs that have all words of a text, in the order of the archive.
+    def find(self, text: str, where: Where = "captions") -> Found:
+        """The pairs that have all words of a text.
+
+        A word counts in singular and plural; where no pair has all words, those count whose words
+        begin as the ones that were typed.
 
         Args:
             text: words, in any order and case; all pairs when it is blank.
             where: in the caption or the key, or among the names of the archive's concepts.
         """
-        words = text.lower().split()
-        if not words:
-            return list(self.archive.keys)
-        return self._with_concepts(words) if where == "concepts" else self._with_caption(words)
+        if not text.strip():
+            return Found(self._keys)
+        words = _spaced(text).split()
+        matches = self._with_concepts if where == "concepts" else self._with_caption
+        if whole := matches([_Word(word, whole=True) for word in words]):
+            return Found(whole)
+        return Found(matches([_Word(word, whole=False) for word in words]), whole=False)
 
-    def _with_caption(self, words: Sequence[str]) -> list[str]:
+    def _with_caption(self, words: Sequence["_Word"]) -> list[str]:
         return [
             key
             for key, told in zip(self._keys, self._texts, strict=True)
-            if all(word in told for word in words)
+            if words and all(word.is_in(told) for word in words)
         ]
 
-    def _with_concepts(self, words: Sequence[str]) -> list[str]:
+    def _with_concepts(self, words: Sequence["_Word"]) -> list[str]:
         """Keys of pairs of which each word is in the name of some concept."""
         batch = self.archive.batch(self._keys)
-        names = self.archive.vocabulary.names
-        fits = [np.array([word in name.lower() for name in names]) for word in words]  # of (V,)
+        names = [_spaced(name) for name in self.archive.vocabulary.names]
+        fits = [np.array([word.is_in(name) for name in names]) for word in words]  # of (V,)
         owners = np.repeat(np.arange(len(self._keys)), np.diff(batch.offsets))  # (c,)
         held = [
             np.bincount(owners, fit[batch.concepts], minlength=len(self._keys)) > 0 for fit in fits
         ]  # of (n,)
-        return [self._keys[row] for row in np.flatnonzero(np.all(held, axis=0))]
+        return [self._keys[row] for row in np.flatnonzero(np.all(held, axis=0))] if held else []
 
     @cached_property
     def _keys(self) -> list[str]:
@@ -121,8 +156,21 @@ class ArchiveView:
 
     @cached_property
     def _texts(self) -> list[str]:
-        """Captions and keys in small letters."""
-        return [f"{self.archive.caption(key)} {key}".lower() for key in self._keys]
+        """Captions and keys, see `_spaced`."""
+        return [_spaced(f"{self.archive.caption(key)} {key}") for key in self._keys]
+
+    @property
+    def knows(self) -> str:
+        """What the archive can say at all, in two sentences."""
+        names = sorted(self.archive.vocabulary.names)
+        more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+        scenes = "procedural scenes" if self._of_scenes else "pictures"
+        return (
+            f"This archive knows {len(names)} concepts, from captions of {len(self.archive):,} "
+            f"{scenes}: {', '.join(names[:MANY])}{more}. "
+            "Any picture gets the nearest of them, whatever it shows: the best bar is always full, "
+            "and a score is no probability."
+        )
 
     def cards(self, keys: Sequence[str]) -> str:
         """Pairs to choose from, as HTML: `data-row` of each is its place among the keys."""
@@ -232,7 +280,27 @@ class ArchiveView:
 
 def framed(page: str) -> str:
     """A whole page inside another one: without scripts, forms or an origin."""
+    page = page.replace("</head>", f"<style>{COMPACT}</style></head>", 1)
     return f'<iframe class="entry" sandbox title="archive entry" srcdoc="{escape(page)}"></iframe>'
+
+
+class _Word(NamedTuple):
+    """A word that is looked for."""
+
+    text: str
+    whole: bool
+
+    def is_in(self, spaced: str) -> bool:
+        """Whether a text of `_spaced` has it, in singular or plural, or a word that begins so."""
+        if not self.whole:
+            return f" {self.text}" in spaced
+        endings = ("", "s", "es") if len(self.text) > 2 else ("",)  # "as" is no plural of "a"
+        return any(f" {self.text}{ending} " in spaced for ending in endings)
+
+
+def _spaced(text: str) -> str:
+    """The words of a text in small letters, a space before and after each."""
+    return " ".join(["", *re.findall(r"[^\W_]+", text.lower()), ""])
 
 
 def _as_png(photo: Photo) -> bytes:

@@ -166,8 +166,8 @@ def resized(photo: Photo, short_px: int) -> Tensor:
 
 
 def percent(share: float) -> str:
-    """A share above 0 in whole per cent, or that it is less than one."""
-    return f"{share:.0%}" if share >= 0.005 else "<1%"
+    """A share in whole per cent, or that it is less than one but not nothing."""
+    return f"{share:.0%}" if share == 0 or share >= 0.005 else "<1%"
 
 
 class Models:
@@ -191,7 +191,7 @@ class Models:
             raise InputError(f"choose one of {', '.join(self.folders)}")
         folder = self.folders[name]
         if folder is None:
-            raise InputError(how_to_make(name))
+            raise InputError(f"{name} is not made yet; {how_to_make(name)}")
         if name not in self._loaded:
             try:
                 self._loaded[name] = _LOADERS[name](folder)

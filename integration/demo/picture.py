@@ -23,7 +23,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 SMALL_PX = 256
 """Pictures with no longer side are shown as squares, without smoothing."""
 
-_UNREADABLE = (
+UNREADABLE = (
+    f"this is not a picture that can be read; give a whole {', '.join(FORMATS[:-1])} "
+    f"or {FORMATS[-1]} file of at most {MAX_PIXELS:,} pixels"
+)
+"""What is said of any other file."""
+
+_DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error,
     Image.DecompressionBombError,
 )  # fmt: skip
@@ -48,22 +54,31 @@ def read_picture(data: bytes | None) -> Photo:
     """
     if not data:
         raise InputError("there is no picture yet; drop one, or draw a scene")
-    if len(data) > MAX_BYTES:
-        raise InputError(
-            f"the file has {len(data) / 2**20:.1f} MB, at most {MAX_BYTES // 2**20} are read; "
-            "save it smaller"
-        )
+    check_bytes(len(data))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures, which are measured here
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 check_pixels(*opened.size)
                 return _decode(opened)
-    except _UNREADABLE as error:
+    except _DAMAGED as error:
+        raise InputError(UNREADABLE) from error
+
+
+def check_bytes(size: int) -> None:
+    """Refuse a file that is too large.
+
+    Args:
+        size: bytes.
+
+    Raises:
+        InputError: more than `MAX_BYTES`.
+    """
+    if size > MAX_BYTES:
         raise InputError(
-            f"this is not a picture that can be read; give a whole {', '.join(FORMATS[:-1])} "
-            f"or {FORMATS[-1]} file of at most {MAX_PIXELS:,} pixels"
-        ) from error
+            f"the file has {size / 2**20:.1f} MB, at most {MAX_BYTES // 2**20} are read; "
+            "save it smaller"
+        )
 
 
 def check_pixels(width: int, height: int) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from integration.errors import DataMissingError
+from integration.wiring import TRUTH
 
 COCU = "hatch run reproduce cocu"
 PIXELCLIP = "hatch run reproduce pixelclip"
@@ -26,6 +27,11 @@ class ArchiveFolders:
     pairs: Path
     clip: Path
     embedded: Path
+
+    @property
+    def of_scenes(self) -> bool:
+        """Whether the pairs are procedural scenes: they alone have their truth beside them."""
+        return (self.pairs / TRUTH).is_file()
 
 
 def newest_stage(out: Path, name: str) -> Path | None:
@@ -67,10 +73,30 @@ def archive_folders(cocu: Path) -> ArchiveFolders | None:
     return ArchiveFolders(archive / "archive", pairs, clip, embedded)
 
 
+def of_scenes(cocu: Path, pixelclip: Path) -> tuple[str, ...]:
+    """Those of `MODELS` that are there and have learnt from procedural scenes alone.
+
+    Only the pairs of scenes have `TRUTH` beside them, and PixelCLIP's stage of captions is made
+    for scenes alone.
+
+    Args:
+        cocu: root of a run of `reproduce cocu`.
+        pixelclip: root of a run of `reproduce pixelclip`.
+    """
+    pairs = newest_stage(cocu, "pairs")
+    known: set[str] = set()
+    if pairs is not None and (pairs / TRUTH).is_file():
+        known |= {BASELINE, CURATED}
+    if newest_stage(pixelclip, "captions") is not None:
+        known |= {TUNED, PLAIN}
+    made = model_folders(cocu, pixelclip)
+    return tuple(name for name in MODELS if name in known and made[name] is not None)
+
+
 def how_to_make(model: str) -> str:
-    """What to say of a model that no run has made."""
+    """How to come by a model that no run has made."""
     command = COCU if model in (BASELINE, CURATED) else PIXELCLIP
-    return f"{model} is not there yet; make it with: {command}"
+    return f"run `{command}`, then start this page again"
 
 
 def check_any(cocu: Path, pixelclip: Path) -> None:

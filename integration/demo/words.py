@@ -45,6 +45,13 @@ def parse_words(text: str) -> Classes:
     return classes
 
 
+def advise(classes: Classes) -> str:
+    """A hint where several classes seem to have been typed as one; empty where they do not."""
+    if len(classes) > 1 or len(classes[0]) > 1 or " " not in classes[0][0]:
+        return ""
+    return f"there is one class, {classes[0][0]!r}; if it is several, put commas between them"
+
+
 def _check(word: str) -> None:
     if not word.isprintable():
         raise InputError(f"{word[:MAX_LETTERS]!a} has signs that cannot be shown; type it anew")

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from integration import figures
+from integration import figures, panels
 from integration.cocu.concept_pages import ARCHIVES, archive_section
 from integration.pages import figure_tag, html_tables
 from integration.pixelclip.masks import mask_source
@@ -97,12 +97,21 @@ def strips(recipe: PixelclipRecipe, out: Path, runs: Runs, world: World) -> list
         arm: PixelCLIPSegmenter(load_checkpoint(run), precision="float32"),
     }
     predictions = figures.Predictions(shown, world.task, world.data)
-    count = len(predictions.dataset)
+    names, count = predictions.dataset.names, len(predictions.dataset)
+    seen = [predictions.of(index) for index in range(0, count, max(count // STRIPS, 1))]
+    maps: list[dict[str, panels.Labels]] = [{"truth": truth, **found} for _, truth, found in seen]
+    classes = [panels.largest_classes(each.values()) for each in maps]
     parts = []
-    for index in range(0, count, max(count // STRIPS, 1)):
-        image, truth, maps = predictions.of(index)
-        strip = figures.label_strip(image, {"truth": truth, **maps}, predictions.dataset.names)
-        parts.append(figure_tag(figures.png_data(strip)))
+    for (image, _, _), each, colours in zip(
+        seen, maps, panels.assign_colours(classes), strict=True
+    ):
+        cells = [panels.panel(image, "picture")]
+        cells += [
+            panels.panel(panels.paint(image, labels, colours), name)
+            for name, labels in each.items()
+        ]
+        parts.append(panels.legend(image, [*each.values()], colours, names))
+        parts.append(panels.grid(len(cells), cells))
     return parts
 
 

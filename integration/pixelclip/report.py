@@ -23,8 +23,17 @@ from integration.pixelclip.tuning import LAST_BLOCKS
 from integration.progress import read_log
 from integration.provenance import commit, machine
 from integration.recipe import typed
-from integration.results import Spread, seconds_table, spread, table
+from integration.results import (
+    MEANINGS,
+    ONE_SEED,
+    Spread,
+    chance_level,
+    seconds_table,
+    spread,
+    table,
+)
 from integration.stage import Stage, with_inputs, write_text
+from segbench import Report
 
 SHOWN = {"miou": "mIoU", "miou_stuff": "stuff", "miou_thing": "things", "pixel_acc": "pixel acc."}
 """Metrics of the table and their headings."""
@@ -62,18 +71,21 @@ def write_report(
     found = results(recipe, outcome, runs, reads_data=world.data is not None)
     write_text(folder / "results.json", json.dumps(found, indent=1))
     title = f"PixelCLIP: recipe {recipe.name}"
-    tables = markdown(recipe, outcome)
+    scored = Report.read(next(iter(runs.scored.values())).folder(out))
+    lead = headline(recipe, outcome, chance_level(scored), int(scored.data["images_scored"]))
     named = "\n\n".join(
         f"Clusters of {arm}.\n\n{name_table(stage, out)}" for arm, stage in runs.named.items()
     )
-    write_text(folder / "report.md", f"# {title}\n\n{recipe.summary}\n\n{tables}\n\n{named}\n")
+    parts = [f"# {title}", lead, recipe.summary, markdown(recipe, outcome), named]
+    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
     write_page(
         folder / "report.html",
         title=title,
+        lead=lead,
         summary=recipe.summary,
         command=found["command"],
         sections={
-            "": [html_tables(tables)],
+            "": [html_tables(scores(recipe, outcome))],
             "Loss and clusters in use": [figure_tag(figures.png_data(curves(out, runs)))],
             "Pictures and their masks": mask_sheets(recipe, out, runs, world, folder),
             **archive_part(out, runs, world),
@@ -81,6 +93,7 @@ def write_report(
             "What the clusters mean": [
                 part for arm, stage in runs.named.items() for part in cluster_parts(arm, stage, out)
             ],
+            "Time": [html_tables(seconds_table(outcome.seconds))],
         },
     )
 
@@ -152,19 +165,51 @@ def results(
     }
 
 
+def headline(recipe: PixelclipRecipe, outcome: Outcome, chance: float, images: int) -> str:
+    """What was compared and what came out, in a few sentences.
+
+    Args:
+        recipe: what was run.
+        outcome: its numbers.
+        chance: mIoU of labels drawn at random.
+        images: how many were scored.
+    """
+    way = recipe.arms[recipe.chosen[0]].train.model.last_block
+    levels = {f"un-tuned CLIP ({way})": outcome.untuned[way]["miou"]}
+    levels |= {arm: values["miou"] for arm, values in outcome.metrics.items()}
+    scored = ", ".join(f"{name} {spread(values)}" for name, values in levels.items())
+    return (
+        f"mIoU over {images} pictures (0 to 1, higher is better): {scored}; labels drawn at random "
+        f"would have {chance:.3f}. Arms tune the same CLIP on masks without names. "
+        f"{_verdicts(outcome)}"
+    )
+
+
 def markdown(recipe: PixelclipRecipe, outcome: Outcome) -> str:
     """The tables of a run."""
+    return f"{scores(recipe, outcome)}\n\n{seconds_table(outcome.seconds)}"
+
+
+def scores(recipe: PixelclipRecipe, outcome: Outcome) -> str:
+    """The table of the un-tuned CLIP and all arms, and what its columns are."""
     seeds = len(next(iter(outcome.untuned.values()))["miou"])
     note = "one seed" if seeds == 1 else f"{seeds} seeds, mean ± standard error"
     return "\n\n".join(
         [
-            f"Zero-shot segmentation ({note}). The gain is over the same CLIP before tuning, with "
-            "the same dense features, seed by seed.",
+            f"Zero-shot segmentation, by the names of classes alone ({note}).",
             table(_rows(recipe, outcome)),
-            *_verdicts(outcome),
-            seconds_table(outcome.seconds),
+            ". ".join([*(MEANINGS[name] for name in SHOWN), GAINS]),
         ]
     )
+
+
+GAINS = (
+    "**gain**: mIoU less that of the same CLIP before tuning, with the same dense features, seed "
+    "by seed. **un-tuned**: CLIP with three ways to features of every place in a picture. "
+    "**clusters in use**: those that masks of the last logged batch fell into. **entropy**: of how "
+    "they fell; 1 is as evenly as they can, 0 is all into one."
+)
+"""What further columns and rows of the table are."""
 
 
 def _rows(recipe: PixelclipRecipe, outcome: Outcome) -> list[list[str]]:
@@ -194,18 +239,19 @@ def _signed(gain: Spread) -> str:
     return ("+" if gain.mean >= 0 else "") + str(gain)
 
 
-def _verdicts(outcome: Outcome) -> list[str]:
-    """Which gains are beyond twice their standard error; nothing is said of a single seed."""
-    told = []
+def _verdicts(outcome: Outcome) -> str:
+    """Which gains are beyond twice their standard error; of a single seed, that it says little."""
+    arms: dict[str, list[str]] = {}
     for arm, gains in outcome.gains.items():
         gain = spread(gains)
         if gain.error is None:
-            return []
-        kind = "above" if gain.mean > 2 * gain.error else "not above"
+            return ONE_SEED
+        kind = "above" if gain.mean > 2 * gain.error else "neither"
         if gain.mean < -2 * gain.error:
             kind = "below"
-        told.append(f"{arm} is {kind} its own CLIP by more than twice the standard error")
-    return ["; ".join(told) + "."]
+        arms.setdefault(kind, []).append(arm)
+    told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in arms.items())
+    return f"Above or below the CLIP it began as, by more than twice the standard error: {told}."
 
 
 def _summary(stage: Stage, out: Path) -> Any:

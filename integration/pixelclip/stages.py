@@ -53,7 +53,7 @@ def pixelclip_stages(
             "summary": recipe.summary,
             "about": {arm: recipe.arms[arm].about for arm in recipe.chosen},
         },
-        version=2,
+        version=3,
         inputs=(*runs.untuned.values(), *runs.scored.values(), *runs.named.values()),
         run=partial(write_report, recipe, out, runs, world),
         cost=recipe.costs.get("report", 1),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from conceptarchive import Pair
 from integration import figures
-from integration.pages import html_tables
+from integration.pages import figure_tag, html_tables
 from segbench import ScenesDataset, write_pairs
 
 
@@ -72,43 +72,20 @@ def test_pairs_are_picked_from_their_shards(tmp_path: Path) -> None:
     assert all(pair.image is None for pair in everything)
 
 
-def test_a_concept_strip_dims_what_is_outside_of_the_mask() -> None:
-    image = np.full((4, 4, 3), 200, np.uint8)
-    mask = np.eye(4, dtype=bool)
-    axes = figures.concept_strip(image, {"truth": mask, "cocu": ~mask}, "sand").axes
-    assert [axis.get_title() for axis in axes] == ["picture", "sand: truth", "sand: cocu"]
-    shown = np.asarray(axes[1].images[0].get_array())
-    assert shown[0, 1].tolist() == [110, 110, 110]
-    assert shown[0, 0].tolist() == [235, 96, 109]  # 0.35 * 200 + 0.65 * (255, 40, 60)
-    assert (image == 200).all()  # the picture itself is left alone
-
-
-def test_a_label_strip_has_a_map_for_every_model() -> None:
-    image = np.zeros((8, 8, 3), np.uint8)
-    labels = np.zeros((8, 8), np.int64)
-    figure = figures.label_strip(image, {"truth": labels, "cocu": labels}, ("sky", "sea"))
-    assert [axis.get_title() for axis in figure.axes] == ["truth", "cocu"]
-
-
-def test_a_strip_shrinks_photographs_and_enlarges_scenes() -> None:
-    for height, width, shown in (
-        (480, 640, (240, 320)),
-        (427, 641, (143, 214)),
-        (24, 48, (144, 288)),
-    ):
-        image = np.zeros((height, width, 3), np.uint8)
-        labels = np.zeros((height, width), np.int64)
-        labels[:, width // 2 :] = 1
-        (axis,) = figures.label_strip(image, {"truth": labels}, ("sky", "sea")).axes
-        picture = np.asarray(axis.images[0].get_array())  # with the legend on its right
-        assert picture.shape[0] >= shown[0]
-        left, right = picture[0, 0].tolist(), picture[0, shown[1] - 1].tolist()
-        assert picture[0, shown[1] // 2 - 2].tolist() == left != right
-
-
 def test_tables_become_html_and_text_is_escaped() -> None:
-    html = html_tables("a < b\n\n| head | n |\n|---|---|\n| x & y | 1 |")
+    html = html_tables("a < **b**\n\nc < d\n\n| head | n |\n|---|---|\n| x & y | 1 |\n\n**e**: f")
     assert html == (
-        "<p>a &lt; b</p>\n<table><tr><th>head</th><th>n</th></tr>"
-        "<tr><td>x &amp; y</td><td>1</td></tr></table>"
+        "<p>a &lt; <b>b</b></p>\n<table><caption>c &lt; d</caption><tr><th>head</th><th>n</th></tr>"
+        "<tr><td>x &amp; y</td><td>1</td></tr></table>\n<p><b>e</b>: f</p>"
     )
+
+
+def test_a_mean_and_its_error_stay_in_one_line() -> None:
+    assert "<td>1\u00a0±\u00a02 or 3</td>" in html_tables("| a |\n|---|\n| 1 ± 2 or 3 |")
+
+
+def test_a_figure_has_its_caption_as_text() -> None:
+    assert figure_tag("data:x", "a < b") == (
+        '<figure><img src="data:x" alt="a &lt; b"><figcaption>a &lt; b</figcaption></figure>'
+    )
+    assert figure_tag("data:x") == '<figure><img src="data:x" alt=""></figure>'

@@ -232,7 +232,7 @@ def test_report_shows_curves_archives_and_overlays(whole: Path) -> None:
     assert "<caption>Seconds per stage.</caption>" in page
     lead = page.partition('<p class="lead">')[2].partition("</p>")[0]
     assert f"random would have {results(whole)['chance_miou']:.3f}." in lead
-    assert "with one seed, which says little" in lead
+    assert "One seed says little" in lead
     assert "<script" not in page
     assert "http" not in page.split("</style>")[1]
 

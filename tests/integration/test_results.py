@@ -1,6 +1,7 @@
 """Numbers over seeds, and their tables."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from integration.results import (
     paired_gain,
     quality_table,
     seconds_table,
+    speed_table,
     spread,
     table,
 )
@@ -77,8 +79,9 @@ def test_table_is_markdown() -> None:
 
 
 def test_arms_table_has_means_and_the_paired_gain() -> None:
-    assert arms_table(OUTCOME).splitlines() == [
-        "Zero-shot segmentation (2 seeds, mean ± standard error).",
+    *lines, blank, meanings = arms_table(OUTCOME).splitlines()
+    assert lines == [
+        "Zero-shot segmentation, by the names of classes alone (2 seeds, mean ± standard error).",
         "",
         "| arm | mIoU | stuff | final loss |",
         "|---|---|---|---|",
@@ -86,6 +89,9 @@ def test_arms_table_has_means_and_the_paired_gain() -> None:
         "| cocu | 0.450 ± 0.150 | 0.500 ± 0.000 | 1.250 |",
         "| cocu - baseline | 0.300 ± 0.100 | 0.500 ± 0.000 |  |",
     ]
+    assert blank == ""
+    told = re.findall(r"\*\*(.+?)\*\*", meanings)  # every column but the first, and no other
+    assert told == ["mIoU", "stuff", "final loss"]
 
 
 def test_one_arm_alone_has_no_gain() -> None:
@@ -97,10 +103,20 @@ def test_one_arm_alone_has_no_gain() -> None:
 
 def test_quality_table_has_every_way_of_ranking() -> None:
     text = quality_table(OUTCOME.quality)
-    assert "8 of 10 pairs miss one; captions name 38%" in text
+    assert "Captions name 38% of the concepts that pictures show; 8 of 10 leave something" in text
     assert "| curation | R@1 | P@1 |" in text
     assert "| caption alone | 0.000 | 0.250 |" in text
     assert "| vision | 0.500 | 0.250 |" in text
+
+
+def test_a_column_of_mfu_is_there_where_it_is_known() -> None:
+    assert speed_table({"a": {"images_per_s": 9.6}, "b": {}}).endswith(
+        "| arm | images / s |\n|---|---|\n| a | 10 |\n| b |  |"
+    )
+    known = speed_table({"a": {"images_per_s": 9.6, "mfu": 0.25}, "b": {}})
+    assert "| arm | images / s | MFU |" in known
+    assert "| a | 10 | 0.250 |\n| b |  |  |" in known
+    assert known.count("**MFU**") == 1
 
 
 def test_seconds_table_adds_up() -> None:

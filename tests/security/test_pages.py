@@ -26,6 +26,7 @@ from conceptarchive import (
 )
 from integration import figures, pages
 from integration.cocu import concept_pages
+from integration.wiring import write_truth
 from segbench import evaluate, load_task
 from segbench import write_page as write_segbench_page
 
@@ -41,7 +42,7 @@ class Page(html.parser.HTMLParser):
     allowed: ClassVar = frozenset({
         "html", "head", "meta", "title", "style", "body", "main", "article", "header", "section",
         "h1", "h2", "h3", "p", "div", "span", "small", "mark", "b", "i", "br", "figure", "img",
-        "figcaption", "table", "tr", "th", "td", "pre",
+        "figcaption", "table", "caption", "tr", "th", "td", "pre",
     })  # fmt: skip
 
     def __init__(self, path: Path) -> None:
@@ -180,10 +181,15 @@ def test_the_page_of_clusters(
     assert page.tags.count("img") >= len(HOSTILE)
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["truth unknown", "truth known"])
 def test_the_report_of_a_run(
-    archive: ConceptArchive, photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archive: ConceptArchive,
+    photo: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    known: bool,
 ) -> None:
-    """Captions and names of an archive, class names in tables, the summary of a recipe."""
+    """Captions and names of an archive, class names in tables and pictures, a recipe's summary."""
     pair = SimpleNamespace(image=photo)
     captions = {key: archive.caption(key) for key in archive.keys}
 
@@ -193,17 +199,28 @@ def test_the_report_of_a_run(
     monkeypatch.setattr(figures, "all_pairs", all_pairs)
     monkeypatch.setattr(figures, "pick_pairs", lambda *_: dict.fromkeys(captions, pair))
     monkeypatch.setattr(ConceptArchive, "open", lambda _: archive)
+    if known:
+        write_truth(tmp_path, {key: [f"missed {text}" for text in HOSTILE] for key in captions})
     section = concept_pages.archive_section(tmp_path, tmp_path)
     table = "\n".join(["| class | n |", "|---|---|", *(f"| {text} | 1 |" for text in HOSTILE)])
-    tables = f"{SCRIPT}\n\n{table}"
+    tables = f"{SCRIPT}\n\n{table}\n\n**{IMAGE}**"
+    seen = np.zeros((2, 2, 3), np.uint8)
+    labels = np.arange(4).reshape(2, 2)
+    example = concept_pages.Example(0, seen, labels.astype(np.int32), {BREAKOUT: labels})
     pages.write_page(
         tmp_path / "report.html",
         title=SCRIPT,
+        lead=BREAKOUT,
         summary=IMAGE,
         command=f"reproduce {SCRIPT}",
-        sections={SCRIPT: [section, pages.html_tables(tables)]},
+        sections={
+            SCRIPT: [section, pages.html_tables(tables), pages.figure_tag("a.png", BREAKOUT)],
+            IMAGE: [example.cells([f"class {text}" for text in HOSTILE], {0: (1, 2, 3)})],
+        },
     )
     page = Page(tmp_path / "report.html")
-    shown = [text for text in HOSTILE if page.shows(f"a dog {text} and a dog")]
-    assert len(shown) == len(HOSTILE)
+    assert all(page.shows(f"a dog {text} and a dog") for text in HOSTILE)
+    assert all(page.shows(f"missed {text}") == known for text in HOSTILE)
+    assert page.shows(f"truth: class {SCRIPT}")
+    assert page.shows(f"{BREAKOUT}: class {SCRIPT}, IoU 1.00")
     assert all(page.shows(text) for text in HOSTILE)

@@ -69,7 +69,7 @@ def photo_study_stages(
     report = Stage(
         name="ablation",
         settings={"recipe": recipe.name, "summary": recipe.summary},
-        version=2,
+        version=3,
         inputs=(study,),
         run=lambda folder: write_ablation(
             folder, recipe, {}, study=study, out=out, pictures=_pictures(recipe, data, study, out)

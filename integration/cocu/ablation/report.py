@@ -174,25 +174,32 @@ def markdown(found: Mapping[str, Any]) -> str:
 def tables(found: Mapping[str, Any]) -> str:
     """Paragraphs and tables in Markdown."""
     parts = [
-        f"R@{K}, with a 95 % interval over pairs: share of the concepts that a caption leaves out "
-        f"which are among the first {K} new ones of its archive. `right` and `new`: shares of the "
-        "concepts drawn in training that the image shows, and that it shows and the caption leaves "
-        f"out. `reach`: share of those left out that are drawn at least once in {EPOCHS} epochs.",
         *(_trained(found) if found["metrics"] else ()),
-        "Steps of the paper's claim that each model improves on the one before: mean difference in "
-        "mIoU [95 % interval over seeds, Student's t, paired], and in the archive's "
-        f"R@{K} [95 % bootstrap over pairs].",
+        "Does each model improve on the one before, as the paper claims?",
         steps_table(found),
+        "Mean difference in **mIoU** [95 % interval over seeds, Student's t, paired], and in the "
+        f"archive's **R@{K}** [95 % bootstrap over pairs].",
         "Settings, judged without training.",
         settings_table(found),
+        MEANINGS,
     ]
     return "\n\n".join(parts)
 
 
-def _trained(found: Mapping[str, Any]) -> tuple[str, str]:
+MEANINGS = (
+    f"**R@{K}**, with a 95 % interval over pairs: share of the concepts that a caption leaves out "
+    f"which are among the first {K} new ones of its archive. **right** and **new**: shares of the "
+    "concepts drawn in training that the image shows, and that it shows and the caption leaves "
+    f"out. **reach**: share of those left out that are drawn at least once in {EPOCHS} epochs. "
+    "Equations are those of the CoCu paper (arXiv:2309.13505)."
+)
+"""What the columns of the tables are."""
+
+
+def _trained(found: Mapping[str, Any]) -> tuple[str, ...]:
     seeds = len(found["seeds"])
     heading = "one seed" if seeds == 1 else f"{seeds} seeds, mean ± standard error"
-    return f"Trained arms ({heading}).", arms_table(found)
+    return f"Trained arms ({heading}).", arms_table(found), MEANINGS
 
 
 def arms_table(found: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ def ablation_stages(
     report = Stage(
         name="ablation",
         settings={"recipe": recipe.name, "summary": recipe.summary},
-        version=2,
+        version=3,
         inputs=(study, *trained),
         run=lambda folder: write_ablation(
             folder,
@@ -94,11 +94,11 @@ def _pictures(
     out: Path,
 ) -> dict[str, list[str]]:
     """Pairs of the recipe's archive, and what the arms of a seed see in pictures; by heading."""
-    curated = shared["archive"].folder(out)
-    trained = {arm: run.train.folder(out) for (arm, of), run in runs.items() if of == seed}
+    pairs, curated = shared["pairs"].folder(out), shared["archive"].folder(out)
+    of_seed = {arm: run for (arm, of), run in runs.items() if of == seed}
     return {
-        ARCHIVES: [archive_section(shared["pairs"].folder(out), curated)],
-        CONCEPTS: [overlay_section(trained, task, None, curated)],
+        ARCHIVES: [archive_section(pairs, curated)],
+        CONCEPTS: [overlay_section(of_seed, out, task, None, pairs=pairs, curated=curated)],
     }
 
 

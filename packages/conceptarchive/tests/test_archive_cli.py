@@ -1,4 +1,5 @@
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,8 +135,22 @@ def test_without_weights_the_command_says_what_to_give(
     tmp_path: Path, make_tar: MakeTar, jpeg: Jpeg, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_tar(tmp_path / "0.tar", [("a.jpg", jpeg(0)), ("a.txt", b"a dog")])
-    assert main(["embed", str(tmp_path / "0.tar"), str(tmp_path / "out")]) == 2
-    assert "one of pretrained, checkpoint and local-dir" in capsys.readouterr().err
+    embed = ["embed", str(tmp_path / "0.tar"), str(tmp_path / "out")]
+    both = ["--encoder.pretrained", "openai", "--encoder.checkpoint", "x.pt"]
+    for count, more in (("none", []), ("2", both)):
+        assert main([*embed, *more]) == 2
+        told = capsys.readouterr().err
+        assert "--encoder.pretrained openai (" in told and "--encoder.checkpoint FILE" in told
+        assert told.endswith(f"--encoder.model local-dir:FOLDER, got {count} of them\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_hub_logs_comes_once() -> None:
+    """It has a handler of its own; passed on to the command's, every line would come twice."""
+    hub = logging.getLogger("huggingface_hub")
+    hub.propagate = True
+    assert main(["check", "nowhere"]) == 3
+    assert not hub.propagate
 
 
 def test_vocabulary_is_mined_and_compared(

@@ -184,6 +184,10 @@ def test_unfit_checkpoints_are_one_line(architecture: str, folder: Path, tmp_pat
         "shape.pt": weights | {"text_projection": torch.zeros(3, 3)},
         "code.pt": {"state_dict": Code()},
     }
+    told = {
+        "other.pt": "it has no positional_embedding",
+        "shape.pt": "its text_projection has another shape",
+    }
     for name, content in unfit.items():
         path = tmp_path / name
         if isinstance(content, bytes):
@@ -195,6 +199,22 @@ def test_unfit_checkpoints_are_one_line(architecture: str, folder: Path, tmp_pat
         assert str(caught.value).startswith(f"{path}: cannot be loaded as weights of tiny-known: ")
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 500
+        if name in told:
+            assert str(caught.value).endswith(f": {told[name]}")
+
+
+def test_random_weights_are_of_a_seed_and_say_so(
+    architecture: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(1)
+    encoder = OpenClipEncoder(architecture, pretrained="random")
+    assert caplog.messages == ["the weights of tiny-known are random: its rows mean nothing"]
+    assert encoder.id.startswith("open_clip/tiny-known-random@")
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), drawn)  # the global generator was left alone
+    assert OpenClipEncoder(architecture, pretrained="random").id == encoder.id
+    torch.testing.assert_close(encoder.encode_images(pictures(2)).norm(dim=1), torch.ones(2))
 
 
 def test_weights_come_from_one_place() -> None:
@@ -228,13 +248,23 @@ def test_missing_weights_are_one_line(tmp_path: Path) -> None:
         OpenClipEncoder(f"local-dir:{tmp_path / 'none'}")
 
 
-def test_hub_names_and_tags_reach_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_names_and_tags_reach_open_clip(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     asked = []
 
     def offline(model: str, pretrained: str | None, **_: Any) -> None:
         asked.append((model, pretrained))
         raise OSError("no\nnetwork")
 
+    def wordy(*_: Any, **__: Any) -> None:
+        logging.error("Failed to download weights for tag 'openai': word word")
+        raise RuntimeError("word " * 200)
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", wordy)
+    with pytest.raises(DataMissingError, match=r"word word \.\.\.; give --encoder.checkpoint"):
+        OpenClipEncoder("ViT-B-16", pretrained="openai")
+    assert not caplog.messages  # the error says it
     monkeypatch.setattr(open_clip, "create_model_and_transforms", offline)
     for model, tag in (("hf-hub:org/name", None), ("ViT-B/16", "OpenAI"), ("ViT-B-16", "openai")):
         with pytest.raises(DataMissingError, match=f"model '{model}': no network; give"):

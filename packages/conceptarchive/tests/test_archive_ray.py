@@ -37,7 +37,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 def test_ray_is_asked_for_by_name_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"pip install conceptarchive\[ray\]"):
+    with pytest.raises(UsageError, match=r"pip install ray"):
         connect(None)
 
 

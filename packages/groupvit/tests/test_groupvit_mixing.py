@@ -1,5 +1,9 @@
 """Several data sets as one pool: patterns, missing shards, recipes, the command."""
 
+import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +98,28 @@ def test_missing_shards_are_counted(root: Path, caplog: pytest.LogCaptureFixture
         find_sets({"none": "none/{0,1}.tar"}, root, missing="skip")
     with pytest.raises(DataError, match=r"none: .*none.tar: no such file"):
         find_sets({"none": "none.tar"}, root)
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs the program tar")
+@pytest.mark.parametrize("name", ["mypics", "my pics"])
+def test_a_folder_of_pictures_is_told_how_to_become_a_shard(
+    tmp_path: Path, jpeg: Jpeg, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(name)
+    (folder / "more").mkdir(parents=True)
+    for key in ("a", "more/b"):
+        (folder / f"{key}.JPG").write_bytes(jpeg((9, 9, 9)))
+        (folder / f"{key}.txt").write_text(f"a picture of {key}")
+    with pytest.raises(DataError, match=r"no \.tar file in this folder, but pictures") as caught:
+        find_shards(name)
+    told = re.search(r"`(tar cf .*)`, and give (.*)$", str(caught.value))
+    assert told is not None
+    subprocess.run(shlex.split(told[1]), check=True)
+    pairs = open_pool(DataConfig(), *shlex.split(told[2]), dataset="mine")
+    assert {pair.id: pair.caption for pair in pairs} == {
+        f"mine/{name}/{key}": f"a picture of {key}" for key in ("a", "more/b")
+    }
 
 
 def test_what_is_no_pattern_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ def test_one_photograph_has_the_names_it_is_given(tmp_path: Path) -> None:
     photo, out, labels = Path("a/dog.jpg"), tmp_path / "new" / "x.jpg", tmp_path / "ids" / "y.png"
     jobs = plan([photo], out, labels=labels)
     assert jobs == [Job(photo, out, labels, None)]
-    assert out.parent.is_dir() and not list(out.parent.iterdir())
+    assert not list(tmp_path.iterdir())  # folders come with what is written
+    save_picture(Image.new("RGB", (3, 2)), out)
+    assert [path.name for path in out.parent.iterdir()] == ["x.jpg"]
 
 
 def test_several_are_named_after_the_photographs(tmp_path: Path) -> None:
@@ -25,6 +27,16 @@ def test_several_are_named_after_the_photographs(tmp_path: Path) -> None:
     assert [job.labels for job in jobs] == [None] * 3
     with pytest.raises(UsageError, match=r"dog\.jpg\.png: would be written twice"):
         plan([Path("a/dog.jpg"), Path("b/dog.jpg")], tmp_path, folders=True)
+
+
+def test_a_folder_is_not_named_like_a_picture(tmp_path: Path) -> None:
+    photo = [Path("a/dog.jpg")]
+    with pytest.raises(UsageError, match=r"--out needs the name of a folder .*, got /.*o\.png"):
+        plan(photo, tmp_path / "o.png", folders=True)
+    with pytest.raises(UsageError, match=r"--labels needs the name of a folder .*, got /.*o\.PNG"):
+        plan(photo, tmp_path, labels=tmp_path / "o.PNG", folders=True)
+    (tmp_path / "o.png").mkdir()  # whoever has such a folder means it
+    assert plan(photo, tmp_path / "o.png", folders=True)[0].overlay.parent.name == "o.png"
 
 
 def test_a_photograph_is_not_written_over(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command: verbs, options, exit codes, one line for an error."""
 
 import json
+import logging
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,6 +84,9 @@ def test_generate_makes_a_store_and_a_sheet(
     assert "8 photographs were there already" in capsys.readouterr().out
     assert run("generate", photos, out, "--slic.segments", 5, "--generator", "slic") == 2
     assert "masks of another generator" in capsys.readouterr().err
+    other = "felzenszwalb" if source == "slic" else "slic"
+    assert run("generate", photos, out, "--generator", other) == 2
+    assert f"another generator ({source} there, {other} here)" in capsys.readouterr().err
 
 
 def test_generate_with_dino_takes_its_options(
@@ -268,7 +272,7 @@ def test_errors_are_one_line_and_an_exit_code(
         (2, "names must be one for each", (*train, "--cluster.prompts", "names")),
         (2, "arguments are required: masks, out", train[:3]),
         (2, "--device mars", (*train, "--device", "mars")),
-        (3, "there are 8; lower data.batch", (*train, "--data.batch", 9)),
+        (3, "there are 8; lower data.batch (--data.batch N)", (*train, "--data.batch", 9)),
         (3, "no such folder", ("train", recipe, tmp_path / "none", masks, out)),
         (3, "no .json file", ("train", recipe, photos, empty, out)),
         (3, "no such folder", ("generate", tmp_path / "none", out)),
@@ -287,6 +291,14 @@ def test_errors_are_one_line_and_an_exit_code(
         line = capsys.readouterr().err
         assert said in line and line.startswith("maskcluster: ") and line.count("\n") == 1, line
     assert not out.exists()
+
+
+def test_what_the_hub_logs_comes_once(tmp_path: Path) -> None:
+    """It has a handler of its own; passed on to the command's, every line would come twice."""
+    hub = logging.getLogger("huggingface_hub")
+    hub.propagate = True
+    assert run("convert", tmp_path / "none", tmp_path / "out") == 3
+    assert not hub.propagate
 
 
 def test_help_tells_every_verb_and_every_field(capsys: Capture) -> None:

@@ -72,6 +72,20 @@ def test_names_that_open_clip_does_not_know_are_refused(tmp_path: Path) -> None:
         load_clip("ViT-B-32", str(damaged))
 
 
+def test_weights_of_another_model_are_told_by_one_tensor(folder: Path) -> None:
+    weights = folder / "open_clip_pytorch_model.bin"
+    state = torch.load(weights, weights_only=True)
+    one = state["visual.proj"]
+    for wrong, told in (
+        ({"classifier.weight": one}, "it has no positional_embedding"),
+        (state | {"classifier.weight": one}, "it has a classifier.weight"),
+        (state | {"visual.proj": one[:1]}, "its visual.proj has another shape"),
+    ):
+        torch.save(wrong, weights)
+        with pytest.raises(DataError, match=rf"cannot be loaded \({told}\)$"):
+            load_clip(f"local-dir:{folder}")
+
+
 def test_the_activation_is_the_one_that_the_weights_were_trained_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -85,6 +99,6 @@ def test_the_activation_is_the_one_that_the_weights_were_trained_with(
 
     monkeypatch.setattr(open_clip, "create_model", create)
     for tag in ("openai", "laion2b_s34b_b88k"):
-        with pytest.raises(DataError, match=rf"ViT-B-16 {tag}: cannot be loaded \(enough\)"):
+        with pytest.raises(DataError, match=rf"ViT-B-16 {tag}: cannot be loaded \(enough said\)"):
             load_clip("ViT-B-16", tag)
     assert asked == [True, False]

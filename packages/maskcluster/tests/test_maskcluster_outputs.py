@@ -140,6 +140,9 @@ def test_other_results_are_not_written_over(model: PixelCLIP, photos: Path, tmp_
     assert list(table["shares"]) == ["dog", "grass"]
     with pytest.raises(UsageError, match=r"holds other things, such as"):
         run(model, photos, tmp_path)
+    with pytest.raises(UsageError, match=r"--out needs the name of a folder, .*, got /.*o\.png$"):
+        run(model, photos, tmp_path / "o.png")
+    assert not (tmp_path / "o.png").exists()
     with pytest.raises(UsageError, match="lies among the photographs"):
         run(model, photos, photos / "out")
     assert not (photos / "out").exists()

@@ -117,7 +117,7 @@ def test_a_tokenizer_that_is_not_there_is_one_line_with_the_files_to_fetch(
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ImportError("No module"), r"needs transformers: pip install 'maskcluster\[siglip\]'"),
+        (ImportError("No module"), r"needs transformers: pip install transformers"),
         (OSError("no hub\nat all"), r"no tokenizer \(no hub\); .*json of timm/ViT-B-16-SigLIP$"),
     ],
 )

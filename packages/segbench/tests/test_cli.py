@@ -1,5 +1,6 @@
 """Command line: output, exit codes, errors of one line."""
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,14 @@ def refused(result: tuple[int, str, str], code: int, message: str) -> None:
     assert message in err
     assert err.startswith("segbench: ")
     assert err.count("\n") == 1
+
+
+def test_what_the_hub_logs_comes_once() -> None:
+    """It has a handler of its own; passed on to the command's, every line would come twice."""
+    hub = logging.getLogger("huggingface_hub")
+    hub.propagate = True
+    assert main(["table", "nowhere"]) == 3
+    assert not hub.propagate
 
 
 def test_ls(cli: Run) -> None:

@@ -1,6 +1,7 @@
 """What every method that makes CLIP dense has in common: texts, sizes, places, errors."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,9 @@ def test_a_checkpoint_is_read(folder: Path, tmp_path: Path) -> None:
     assert model.name == "clip segbench-tiny open_clip_model.safetensors"
     with pytest.raises(ValueError, match=r"'ViT-S-32-alt' with .*safetensors: .+"):
         clip(model="ViT-S-32-alt", checkpoint=str(file))
+    torch.save({"classifier.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt: it has no positional_embedding$"):
+        clip(model="segbench-tiny", checkpoint=str(tmp_path / "other.pt"))
 
 
 def _named_config(path: Path) -> Path:
@@ -209,6 +213,19 @@ def test_vit_b_16_in_its_real_shapes() -> None:
     bank = F.normalize(model.encode_text(["a photo of a cat."]), dim=1)
     assert bank.shape == (1, 512)
     assert model.segment(noise(33, 48), bank).shape == (1, 2, 3)
+
+
+def test_a_download_that_failed_is_told_once_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def offline(_: str, **__: Any) -> None:
+        logging.error("Failed to download weights for tag 'openai': no network")
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    with pytest.raises(ValueError, match=r"no network; .* by --option\.checkpoint=FILE$"):
+        clip(model="ViT-B-16", pretrained="openai")
+    assert not caplog.messages
 
 
 def test_the_tag_decides_about_quick_gelu(monkeypatch: pytest.MonkeyPatch) -> None:

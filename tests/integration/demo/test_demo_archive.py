@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conceptarchive import ConceptArchive
-from integration.demo.archive import MAX_CAPTION, ArchiveView, framed
+from integration.demo.archive import COMPACT, MANY, MAX_CAPTION, ArchiveView, Found, framed
 from integration.demo.errors import InputError
 from integration.demo.picture import Photo
 from integration.demo.runs import ArchiveFolders, archive_folders
@@ -48,23 +48,46 @@ def told(page: str) -> list[tuple[str, str]]:
 
 def test_captions_are_searched_for_all_words(view: ArchiveView, archive: ConceptArchive) -> None:
     word = archive.caption(archive.keys[0]).split()[-1]
+    said = {key: set(re.findall(r"\w+", archive.caption(key))) for key in archive.keys}
     wanted = [
-        key for key in archive.keys if word in archive.caption(key) and "a" in archive.caption(key)
-    ]
-    assert view.find(f" {word.upper()}  a ") == wanted
+        key for key, words in said.items() if "a" in words and words & {word, f"{word}s"}
+    ]  # in singular and plural
+    assert view.find(f" {word.upper()}  a ") == Found(wanted)
     assert archive.keys[0] in wanted
-    assert view.find("000000007") == ["train/00000/000000007"]  # keys are searched too
-    assert view.find(" ") == list(archive.keys)
-    assert view.find("no-such-word") == []
+    assert view.find("000000007").keys == ["train/00000/000000007"]  # keys are searched too
+    assert view.find(" ").keys == list(archive.keys)
+    for nothing in ("nosuchword", "!?"):
+        assert view.find(nothing).keys == []
+
+
+def test_parts_of_words_count_only_where_no_word_does(
+    view: ArchiveView, archive: ConceptArchive
+) -> None:
+    captions = {key: f" {archive.caption(key)} " for key in archive.keys}
+    balls = [key for key, told in captions.items() if " ball " in told or " balls " in told]
+    begun = [key for key, told in captions.items() if " ball" in told]  # balloons too
+    assert 0 < len(balls) < len(begun)
+    assert view.find("ball") == Found(balls)
+    assert view.find("bal") == Found(begun, whole=False)
+    assert view.find("alloon").keys == []
 
 
 def test_concepts_are_searched_beyond_captions(view: ArchiveView, archive: ConceptArchive) -> None:
     name = archive.concepts(archive.keys[0])[0].name
     holders = [key for key in archive.keys if name in {c.name for c in archive.concepts(key)}]
-    found = view.find(name, "concepts")
-    assert set(holders) <= set(found)  # names that hold the word count too
-    assert len(found) < len(archive) or len(holders) == len(archive)
-    assert view.find("no-such-word", "concepts") == []
+    assert view.find(name, "concepts") == Found(holders)
+    begun = view.find(name[:-1], "concepts")
+    assert set(holders) <= set(begun.keys)
+    assert not begun.whole
+    for nothing in ("nosuchword", "!?"):
+        assert view.find(nothing, "concepts").keys == []
+
+
+def test_an_archive_says_what_it_can_say_at_all(view: ArchiveView, archive: ConceptArchive) -> None:
+    names = sorted(archive.vocabulary.names)
+    assert f"knows {len(names)} concepts, from captions of 200 procedural scenes" in view.knows
+    assert ", ".join(names[:MANY]) in view.knows
+    assert "no probability" in view.knows
 
 
 def test_cards_have_pictures_captions_and_their_row(
@@ -108,7 +131,8 @@ def test_hostile_captions_stay_text(view: ArchiveView) -> None:
     frame = framed(page)
     assert re.findall(r"<(\w+)", frame) == ["iframe"]
     assert 'sandbox title="' in frame  # nothing is allowed
-    assert unescape(frame.partition('srcdoc="')[2].removesuffix('"></iframe>')) == page
+    shown = unescape(frame.partition('srcdoc="')[2].removesuffix('"></iframe>'))
+    assert shown.replace(f"<style>{COMPACT}</style>", "") == page
     with pytest.raises(InputError, match=f"at most {MAX_CAPTION} letters"):
         view.judge(scene(1), "a" * (MAX_CAPTION + 1))
 
@@ -120,7 +144,7 @@ def test_a_picture_that_cannot_be_read_leaves_its_place_empty(
     (shard,) = pairs.glob("*.tar")
     shard.write_bytes(shard.read_bytes().replace(b"\x89PNG", b"\x00PNG"))
     view = ArchiveView(ArchiveFolders(folders.archive, pairs, folders.clip, folders.embedded))
-    assert view.cards(view.find("")[:2]).count("no picture") == 2
+    assert view.cards(view.find("").keys[:2]).count("no picture") == 2
 
 
 def test_parts_of_other_runs_are_refused(folders: ArchiveFolders, tmp_path: Path) -> None:

@@ -10,18 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from integration.colours import separated
 from integration.demo.drawing import (
     DRAWN_PX,
     MAX_MAPS,
     draw_labels,
     draw_maps,
     draw_note,
+    draw_photo,
     outline,
     thinned,
 )
 from integration.demo.models import BACKGROUND, Map, Seen
 from integration.demo.picture import read_picture
-from segbench import palette
 
 KINDS = {
     "div", "style", "svg", "image", "path", "title", "text", "ul", "li", "span", "figure", "img",
@@ -77,11 +78,30 @@ def test_each_class_has_its_colour_its_share_and_its_line() -> None:
     paths = {tags["class"]: tags for tag, tags in found.tags if tag == "path"}
     assert list(paths) == ["area area-2", "area area-0"]  # the larger first
     assert (painted(str(paths["area area-0"]["d"]), (4, 5)) == (labels == 0)).all()
-    assert paths["area area-2"]["fill"] == "#{:02x}{:02x}{:02x}".format(*palette(3)[2])
-    assert "sand65%sky25%background10%" in "".join(found.texts)
-    assert "sea" not in found.texts
+    assert paths["area area-2"]["fill"] == "#{:02x}{:02x}{:02x}".format(*separated(3)[2])
+    assert "sand65%sky25%background10%sea0%" in "".join(found.texts)
+    lines = [tags["class"] for tag, tags in found.tags if tag == "li"]
+    assert lines == ["key-2", "key-0", "key--1", "key-1 absent"]
+    swatches = [tags for _, tags in found.tags if "swatch" in (tags.get("class") or "")]
+    assert [tags["class"] for tags in swatches].index("swatch unpainted") == 2
     (svg,) = (tags for tag, tags in found.tags if tag == "svg")
     assert svg["aria-label"] == "sand 65%, sky 25%"
+
+
+def test_the_background_is_told_where_it_was_allowed() -> None:
+    photo, everywhere = np.zeros((2, 2, 3), np.uint8), Seen(np.zeros((2, 2), np.int32), ())
+    assert "".join(Tags(draw_labels(photo, everywhere, ["sky"])).texts).endswith("sky100%")
+    told = "".join(Tags(draw_labels(photo, everywhere, ["sky"], background=True)).texts)
+    assert told.endswith("sky100%background0%")
+
+
+def test_a_picture_is_drawn_alone() -> None:
+    photo = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    drawn = draw_photo(photo)
+    (image,) = (tags for tag, tags in Tags(drawn).tags if tag == "image")
+    assert (image["width"], image["height"]) == ("3", "2")
+    shown = read_picture(base64.b64decode(str(image["href"]).partition("base64,")[2]))
+    assert (shown == photo).all()
 
 
 def test_hostile_words_stay_text() -> None:

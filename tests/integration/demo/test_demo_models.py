@@ -43,8 +43,10 @@ def test_synonyms_are_averaged_and_classes_kept_apart() -> None:
     torch.testing.assert_close(bank, torch.tensor([[0.5**0.5, 0.5**0.5], [0.6, 0.8]]))
 
 
-def test_shares_are_whole_per_cent_and_never_nothing() -> None:
-    assert [percent(share) for share in (1, 0.126, 0.006, 0.004)] == ["100%", "13%", "1%", "<1%"]
+def test_shares_are_whole_per_cent_and_little_is_not_nothing() -> None:
+    assert [percent(share) for share in (1, 0.126, 0.006, 0.004, 0)] == [
+        "100%", "13%", "1%", "<1%", "0%",
+    ]  # fmt: skip
 
 
 def test_a_resized_picture_keeps_its_ratio_within_bounds() -> None:
@@ -132,7 +134,7 @@ def test_plain_clip_is_not_the_tuned_one(models: Models, photo: Photo) -> None:
 def test_what_is_not_there_is_told_with_its_command(tmp_path: Path) -> None:
     models = Models(model_folders(tmp_path, tmp_path))
     for name, command in ((CURATED, "reproduce cocu"), (TUNED, "reproduce pixelclip")):
-        with pytest.raises(InputError, match=f"{name} is not there yet.*{command}"):
+        with pytest.raises(InputError, match=f"{name} is not made yet; run .*{command}"):
             models.get(name)
     with pytest.raises(InputError, match="choose one of baseline, CoCu"):
         models.get("../../etc/passwd")

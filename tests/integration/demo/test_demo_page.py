@@ -19,8 +19,11 @@ import pytest
 from PIL import Image
 
 from integration.demo.__main__ import main
+from integration.demo.desk import Desk
 from integration.demo.guard import HOST
+from integration.demo.models import Models
 from integration.demo.picture import MAX_BYTES
+from integration.demo.runs import model_folders
 from segbench import ScenesDataset
 
 api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -150,6 +153,115 @@ def test_hostile_words_and_pictures_are_told_and_stay_text(page: Any) -> None:
     )}  # fmt: skip
     drop(page, "#picture", huge)
     api.expect(page.locator("#overlay .wrong")).to_contain_text("25,000,000 pixels")
+
+
+def shares(page: Any) -> dict[str, str]:
+    """The legend: share by class."""
+    lines = page.locator("#overlay li").all_inner_texts()
+    return dict(line.split("\n") for line in lines)
+
+
+def test_every_way_of_moving_the_threshold_counts_at_once(page: Any) -> None:
+    page.get_by_role("button", name="Draw a scene").click()
+    background = page.locator("#overlay .key--1")
+    picture = page.locator("#overlay svg[role=img]")
+    picture.wait_for()
+    assert "background" not in shares(page)
+    number = page.locator("#threshold input[type=number]")
+    number.fill("1")
+    number.press("Enter")  # the field keeps the focus
+    api.expect(background).to_be_visible()
+    high = shares(page)["background"]
+    slider = page.locator("#threshold input[type=range]")
+    slider.focus()
+    for _ in range(20):
+        slider.press("ArrowLeft")
+    api.expect(background).to_have_count(0)
+    assert slider.input_value() == "0"
+    slider.press("End")
+    api.expect(background).to_contain_text(high)
+    number.fill("")  # as while another number is typed
+    api.expect(background).to_have_count(0)
+    api.expect(picture).to_be_visible()
+
+
+def test_moving_the_threshold_leaves_at_most_one_request_waiting(runs: tuple[Path, Path]) -> None:
+    from integration.demo.page import build  # needs gradio
+
+    desk = Desk(Models(model_folders(*runs)), None, ScenesDataset(split="val", count=1, size_px=48))
+    config = build(desk).config
+    slider = next(one["id"] for one in config["components"] if one["type"] == "slider")
+    (moved,) = (one for one in config["dependencies"] if (slider, "change") in one["targets"])
+    assert moved["trigger_mode"] == "always_last"
+
+
+def test_enter_segments_and_one_class_of_many_words_is_pointed_out(page: Any) -> None:
+    page.get_by_role("button", name="Draw a scene").click()
+    words = page.locator("#words textarea")
+    words.fill("sky grass house")
+    words.press("Enter")
+    hint = page.locator("#overlay .told", has_text="one class, 'sky grass house'")
+    api.expect(hint).to_be_visible()
+    assert words.input_value() == "sky grass house"  # no line was added
+    words.fill("sky, grass, house")
+    words.press("Enter")
+    api.expect(hint).to_have_count(0)
+    assert shares(page).keys() == {"sky", "grass", "house"}  # those without a pixel too
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "told"),
+    [("a.png", MAX_BYTES + 1, "at most 10 are read"), ("a.txt", 9, "not a picture")],
+)
+def test_a_file_that_is_not_sent_takes_the_place_of_what_was_shown(
+    page: Any, name: str, size: int, told: str
+) -> None:
+    page.get_by_role("button", name="Draw a scene").click()
+    page.locator("#overlay svg[role=img]").wait_for()
+    drop(page, "#picture", {"name": name, "mimeType": "image/png", "buffer": bytes(size)})
+    api.expect(page.locator("#overlay .wrong")).to_contain_text(told)
+    api.expect(page.locator("#overlay svg[role=img]")).to_have_count(0)
+
+
+def test_what_models_and_archive_know_is_said_readably(page: Any) -> None:
+    page.get_by_role("tab", name="Archive").click()
+    about = page.locator("#about .told")
+    api.expect(about).to_contain_text("procedural scenes")
+    page.get_by_role("tab", name="Segment").click()
+    limits = page.locator("#limits .told")
+    api.expect(limits).to_be_in_viewport()
+    for note in (limits, about):
+        size = note.evaluate("element => parseFloat(getComputedStyle(element).fontSize)")
+        assert size >= 14
+
+
+def test_what_is_said_of_a_dropped_picture_is_seen_beside_where_it_was_dropped(page: Any) -> None:
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.get_by_role("tab", name="Archive").click()
+    page.locator("#cards button").first.wait_for()
+    drop(page, "#new-picture", picture(5))
+    entry = page.frame_locator("#entry iframe")
+    api.expect(entry.locator("h1")).to_have_text("your picture")
+    assert page.evaluate("scrollY") == 0
+    seen = [page.locator("#new-picture"), entry.locator(".picture"), entry.locator("h2").nth(1)]
+    for one in seen:
+        api.expect(one).to_be_in_viewport(ratio=1)
+    frame = page.locator("#entry iframe").bounding_box()
+    assert 840 < frame["y"] + frame["height"] <= 900  # no empty room below
+
+
+def test_an_entry_stays_in_sight_while_the_list_is_scrolled(page: Any) -> None:
+    page.set_viewport_size({"width": 1280, "height": 620})
+    page.get_by_role("tab", name="Archive").click()
+    page.locator("#cards button").last.wait_for()
+    page.locator("#cards button").first.click()
+    page.frame_locator("#entry iframe").locator("h1").wait_for()
+    top = page.locator(".result").bounding_box()["y"]
+    page.evaluate("scrollTo(0, 1e6)")
+    scrolled = page.evaluate("scrollY")
+    assert scrolled > 150
+    assert page.locator(".result").bounding_box()["y"] > top - scrolled + 20
+    api.expect(page.frame_locator("#entry iframe").locator(".picture")).to_be_in_viewport(ratio=1)
 
 
 def test_the_archive_is_searched_and_an_entry_opened(page: Any) -> None:

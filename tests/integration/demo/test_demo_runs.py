@@ -16,6 +16,7 @@ from integration.demo.runs import (
     how_to_make,
     model_folders,
     newest_stage,
+    of_scenes,
 )
 
 
@@ -62,8 +63,20 @@ def test_each_model_comes_from_its_run(tmp_path: Path) -> None:
     stage(pixelclip, "clip-1-0123456789", at=20)  # of a seed whose arm has not been trained yet
     found = model_folders(cocu, pixelclip)
     assert (found[TUNED], found[PLAIN]) == (tuned, plain)
-    assert how_to_make(BASELINE).endswith("hatch run reproduce cocu")
-    assert how_to_make(PLAIN).endswith("hatch run reproduce pixelclip")
+    assert "`hatch run reproduce cocu`" in how_to_make(BASELINE)
+    assert "`hatch run reproduce pixelclip`" in how_to_make(PLAIN)
+
+
+def test_which_models_know_scenes_alone_is_told_from_their_runs(tmp_path: Path) -> None:
+    cocu, pixelclip = tmp_path / "cocu", tmp_path / "pixelclip"
+    pairs = stage(cocu, "pairs-0123456789")
+    stage(cocu, "train-cocu-0-0123456789")
+    stage(pixelclip, "train-pixelclip-0-0123456789")
+    assert of_scenes(cocu, pixelclip) == ()  # of photographs
+    (pairs / "truth.json").write_text("{}")
+    assert of_scenes(cocu, pixelclip) == (CURATED,)
+    stage(pixelclip, "captions-0123456789")
+    assert of_scenes(cocu, pixelclip) == (CURATED, TUNED)
 
 
 def test_without_its_extra_the_command_says_what_to_install(

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from integration.demo.errors import InputError
-from integration.demo.words import MAX_CLASSES, MAX_LETTERS, MAX_WORDS, parse_words
+from integration.demo.words import MAX_CLASSES, MAX_LETTERS, MAX_WORDS, advise, parse_words
 
 WORD = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
 
@@ -13,6 +13,12 @@ WORD = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
 def test_worked_example() -> None:
     typed = " person |  man|woman ,sky,\n traffic   light,,| "
     assert parse_words(typed) == (("person", "man", "woman"), ("sky",), ("traffic light",))
+
+
+def test_several_classes_without_commas_are_pointed_out() -> None:
+    assert "one class, 'sky grass house'; " in advise(parse_words("sky  grass house"))
+    for plain in ("sky", "sky grass, house", "traffic light | lamp"):
+        assert advise(parse_words(plain)) == ""
 
 
 @settings(deadline=None)

@@ -271,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     verbs: list[Callable[..., None]] = [embed, vocabulary, build, show, check, quality, export]
     logging.basicConfig(format="conceptarchive: %(message)s", level=logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     ours = logging.getLogger("conceptarchive")
     level = ours.level
     ours.setLevel(logging.INFO)

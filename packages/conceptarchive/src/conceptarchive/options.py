@@ -12,7 +12,7 @@ from conceptarchive.building.engine import ArrayEngine, Engine, LocalEngine
 from conceptarchive.building.ray_engine import RayEngine
 from conceptarchive.concepts.overlap import load_class_names
 from conceptarchive.concepts.vocabulary import Vocabulary
-from conceptarchive.embedding.encoder import OpenClipEncoder, Precision
+from conceptarchive.embedding.encoder import HF_HUB, LOCAL_DIR, OpenClipEncoder, Precision
 from conceptarchive.embedding.processes import device_of
 from conceptarchive.errors import FormatError, UsageError
 from conceptarchive.features.embeddings import Embeddings
@@ -27,7 +27,7 @@ class EncoderConfig:
     """Architecture, or local-dir:FOLDER."""
 
     pretrained: str | None = None
-    """Tag of weights to fetch, as `openai`."""
+    """Tag of weights to fetch, as `openai`; `random` to try the command without any."""
 
     checkpoint: Path | None = None
     """File of weights, instead of a tag."""
@@ -45,7 +45,19 @@ class EncoderConfig:
     """Threads that decode and resize images."""
 
     def load(self, local_rank: int = 0) -> OpenClipEncoder:
-        """The encoder, on the GPU of this process where there are several."""
+        """The encoder, on the GPU of this process where there are several.
+
+        Raises:
+            UsageError: no weights are named, or two; or of `OpenClipEncoder`, as its other errors.
+        """
+        own = self.model.startswith((LOCAL_DIR, HF_HUB))
+        sources = sum([own, self.pretrained is not None, self.checkpoint is not None])
+        if sources != 1:
+            raise UsageError(
+                f"{self.model} takes its weights from one of --encoder.pretrained openai (to fetch "
+                "them; random to try the command without any), --encoder.checkpoint FILE and "
+                f"--encoder.model local-dir:FOLDER, got {sources or 'none'} of them"
+            )
         try:
             return OpenClipEncoder(
                 self.model,

@@ -480,6 +480,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 could not, 2 wrong usage, 3 data missing, 4 stopped.
     """
     logging.basicConfig(format="maskcluster: %(message)s", level=logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         parse(args, VERBS)()

@@ -1,4 +1,10 @@
-"""What a user can act on."""
+"""What a user can act on, and what other libraries say in a line."""
+
+import re
+import textwrap
+
+REASON_LENGTH = 200
+"""Characters of another library's error."""
 
 
 class MaskClusterError(Exception):
@@ -35,3 +41,17 @@ class UsageError(MaskClusterError):
     """The command was given what it cannot use."""
 
     exit_code = 2
+
+
+def reason_of(error: BaseException) -> str:
+    """One line of another library's error, cut between words.
+
+    Of weights that do not fit, the first tensor: PyTorch lists every one.
+    """
+    said = " ".join(str(error).split())
+    if "loading state_dict" in said:
+        if first := re.search(r'(Missing|Unexpected) key\(s\) in state_dict: "([^"]+)"', said):
+            return f"it has {'no' if first[1] == 'Missing' else 'a'} {first[2]}"
+        if first := re.search(r"size mismatch for ([^:]+):", said):
+            return f"its {first[1]} has another shape"
+    return textwrap.shorten(said, REASON_LENGTH, placeholder=" ...") or type(error).__name__

@@ -1,6 +1,7 @@
 """Command line: ls, doctor, run, score, sweep, table, page, compare."""
 
 import importlib
+import logging
 import os
 import sys
 from argparse import ArgumentError
@@ -404,6 +405,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "page": page,
         "compare": compare,
     }
+    logging.basicConfig(format="segbench: %(message)s", level=logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     try:
         auto_cli(
             verbs, args=None if argv is None else list(argv), prog="segbench", exit_on_error=False

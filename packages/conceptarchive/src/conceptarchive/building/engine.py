@@ -17,6 +17,7 @@ from tqdm import tqdm
 from conceptarchive.building.job import Job
 from conceptarchive.errors import IncompleteError, UsageError
 from conceptarchive.lock import folder_lock
+from conceptarchive.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class LocalEngine:
     def run(self, stage: Stage, job: Job) -> None:
         """Do the tasks of a stage that are not done."""
         todo = stage.todo()
-        for number in progress(stage, todo):
+        for number in tasks_left(stage, todo):
             stage.run(job, number)
 
 
@@ -115,7 +116,7 @@ class ArrayEngine:
             IncompleteError: the others took longer than `wait_s`.
         """
         own = stage.numbers[self.index :: self.workers]
-        for number in progress(stage, [number for number in own if not stage.is_done(number)]):
+        for number in tasks_left(stage, [number for number in own if not stage.is_done(number)]):
             stage.run(job, number)
         deadline = time.monotonic() + self.wait_s
         left = stage.todo()
@@ -129,9 +130,7 @@ class ArrayEngine:
             left = [number for number in left if not stage.is_done(number)]
 
 
-def progress(stage: Stage, todo: Sequence[int]) -> tqdm:
-    """The tasks to do, with a line on standard error where that is a terminal."""
+def tasks_left(stage: Stage, todo: Sequence[int]) -> tqdm:
+    """The tasks to do, with their progress on standard error."""
     done = len(stage.numbers) - len(todo)
-    return tqdm(
-        todo, desc=stage.name, unit="task", initial=done, total=done + len(todo), disable=None
-    )
+    return progress(todo, desc=stage.name, unit="task", initial=done, total=done + len(todo))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from conceptarchive.archive.reader import ConceptArchive
 from conceptarchive.building.engine import Engine, Stage
@@ -18,6 +17,7 @@ from conceptarchive.building.pool import open_caption_hashes
 from conceptarchive.errors import StaleFolderError
 from conceptarchive.files import replacing, write_json
 from conceptarchive.keyhash import hash_keys
+from conceptarchive.progress import progress
 from conceptarchive.search.index import SearchPlan, choose_search, prepare_search
 from conceptarchive.search.neighbours import NO_ROW, IntArray, Neighbours, nearest
 from conceptarchive.search.selfjoin import self_join
@@ -130,7 +130,7 @@ def prepare_index(job: Job, _: int) -> None:
 def join_all(job: Job, _: int) -> None:
     """Find the reference images of a set in itself, each product computed once."""
     everyone = slice(0, len(job.anchors))
-    with tqdm(total=len(job.anchors), unit="row", desc="neighbours", disable=None) as line:
+    with progress(total=len(job.anchors), unit="row", desc="neighbours") as line:
         found = self_join(
             job.searched,
             count=wanted(job),

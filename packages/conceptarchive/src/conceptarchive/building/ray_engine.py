@@ -182,9 +182,7 @@ def connect(address: str | None) -> Any:
     try:
         import ray  # takes a second, and only this engine needs it
     except ImportError as error:
-        raise UsageError(
-            "engine ray needs Ray; install it with: pip install conceptarchive[ray]"
-        ) from error
+        raise UsageError("engine ray needs Ray; install it with: pip install ray") from error
     if not ray.is_initialized():
         try:
             ray.init(address=address, log_to_driver=False, include_dashboard=False)

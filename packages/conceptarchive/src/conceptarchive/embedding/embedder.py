@@ -23,6 +23,7 @@ from conceptarchive.files import sweep
 from conceptarchive.inputs.columns import TableColumns
 from conceptarchive.inputs.pairs import Pair, SkipLog
 from conceptarchive.lock import folder_lock
+from conceptarchive.progress import progress
 
 __all__ = ["EmbedReport", "embed", "embed_shard", "rank_from_environment"]
 
@@ -165,14 +166,14 @@ class _Job:
         ]
         timing = EmbedTiming(self.workers)
         started = time.perf_counter()
-        with tqdm(unit="pair", disable=None) as progress, warnings.catch_warnings():
+        with progress(unit="pair") as bar, warnings.catch_warnings():
             # Pillow's remarks on odd files name no file; what does not decode is listed
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._make(left, timing, progress)
+            self._make(left, timing, bar)
         timing.seconds["wall"] = time.perf_counter() - started
         return timing
 
-    def _make(self, left: Sequence[tuple[int, Path]], timing: EmbedTiming, progress: tqdm) -> None:
+    def _make(self, left: Sequence[tuple[int, Path]], timing: EmbedTiming, bar: tqdm) -> None:
         """Embed batch by batch, and write a partition when its shard ends."""
         files = dict(left)
         partition = _Partition(self.with_text)
@@ -185,7 +186,7 @@ class _Job:
                     if batch.skips is not None:
                         partition.settle()
                 timing.images += len(batch.pairs)
-                progress.update(len(batch.pairs))
+                bar.update(len(batch.pairs))
                 if batch.skips is not None:
                     with _clocked(timing.seconds, "write"):
                         partition.write(self.out, batch.number, files[batch.number], batch.skips)

@@ -2,9 +2,13 @@
 
 import difflib
 import hashlib
+import logging
 import pickle
-from collections.abc import Callable, Sequence
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -16,12 +20,18 @@ from torch.nn import functional as F
 
 from conceptarchive.errors import DataMissingError, FormatError, UsageError
 
+log = logging.getLogger(__name__)
+
 Precision = Literal["float32", "bfloat16", "float16"]
+
+RANDOM = "random"
+"""In place of a tag: weights drawn from seed 0, to try the command without any."""
 
 LOCAL_DIR = "local-dir:"
 HF_HUB = "hf-hub:"
 ROW_MULTIPLE = 16  # rows a batch on the CPU: kernels sum the rows left over in another order
 WHY_LENGTH = 300  # characters of a foreign error message
+GIVE = "give --encoder.checkpoint FILE or --encoder.model local-dir:FOLDER"
 
 
 class Encoder(Protocol):
@@ -71,7 +81,8 @@ class OpenClipEncoder:
     Args:
         model: an architecture ("ViT-B-16"), "local-dir:FOLDER" with open_clip_config.json and
             weights beside it, or "hf-hub:ORGANISATION/NAME".
-        pretrained: open_clip's tag of weights to fetch, as "openai".
+        pretrained: open_clip's tag of weights to fetch, as "openai"; "random" draws them from seed
+            0, which a warning and the id say.
         checkpoint: file of weights (.pt, .bin, .safetensors; never run as code); instead of
             `pretrained`. OpenAI's own weights need an architecture that ends in "-quickgelu".
         device: where the model runs.
@@ -101,7 +112,7 @@ class OpenClipEncoder:
         if sum([has_own_weights, pretrained is not None, checkpoint is not None]) != 1:
             raise ValueError(
                 f"weights of {model!r} come from one of pretrained, checkpoint and local-dir:, "
-                f"got pretrained={pretrained!r}, checkpoint={str(checkpoint)!r}"
+                f"got pretrained={pretrained}, checkpoint={checkpoint}"
             )
         if batch_size < 1 or workers < 1:
             raise ValueError(f"batch_size, workers must be >= 1, got {batch_size}, {workers}")
@@ -115,6 +126,9 @@ class OpenClipEncoder:
         self._batch_size, self._workers = batch_size, workers
         self.weights_sha256 = _hash_weights(self._model)
         label = Path(model.removeprefix(LOCAL_DIR)).name
+        if pretrained == RANDOM:
+            label += f"-{RANDOM}"
+            log.warning("the weights of %s are random: its rows mean nothing", model)
         self.id = f"open_clip/{label}@{self.weights_sha256[:16]}/{precision}"
 
     def preprocess(self, image: Image.Image) -> Tensor:
@@ -197,7 +211,7 @@ def _require_known(model: str, pretrained: str | None) -> None:
         near = _nearest(name, open_clip.list_models())
         raise UsageError(f"open_clip has no model {model!r}{near}, or say local-dir:FOLDER")
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained is None or Path(pretrained).is_file():
+    if pretrained in (None, RANDOM) or Path(str(pretrained)).is_file():
         return
     if pretrained.lower().replace("-", "_") not in {tag.lower().replace("-", "_") for tag in tags}:
         near = _nearest(pretrained, tags) or f"; its tags: {', '.join(tags) or 'none'}"
@@ -219,23 +233,56 @@ def _load(
     from safetensors import SafetensorError
 
     if checkpoint is not None and not checkpoint.is_file():
-        raise DataMissingError(f"{checkpoint}: no such checkpoint; give a file or local-dir:FOLDER")
+        raise DataMissingError(f"{checkpoint}: no such checkpoint; {GIVE}")
     weights = pretrained if checkpoint is None else str(checkpoint)
+    source: dict[str, Any] = {"pretrained": weights, "weights_only": True}
+    if pretrained == RANDOM:
+        source = {"load_weights": False, "pretrained_text": False}
     unfit = (AttributeError, EOFError, KeyError, TypeError, pickle.UnpicklingError, SafetensorError)
     try:
-        built, _, transform = open_clip.create_model_and_transforms(
-            model, pretrained=weights, device=device, weights_only=True
-        )
-        return built.eval(), transform, open_clip.get_tokenizer(model)
+        with _said_by_us(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            built, _, transform = open_clip.create_model_and_transforms(
+                model, device=device, **source
+            )
+            return built.eval(), transform, open_clip.get_tokenizer(model)
     except (OSError, RuntimeError, ValueError, StopIteration, *unfit) as error:
-        why = " ".join(str(error).split())[:WHY_LENGTH] or type(error).__name__
+        why = _reason(error)
         if checkpoint is not None:
             raise FormatError(
                 f"{checkpoint}: cannot be loaded as weights of {model}: {why}"
             ) from error
-        raise DataMissingError(
-            f"model {model!r}: {why}; give a checkpoint file or local-dir:FOLDER"
-        ) from error
+        raise DataMissingError(f"model {model!r}: {why}; {GIVE}") from error
+
+
+@contextmanager
+def _said_by_us() -> Iterator[None]:
+    """Leave out what open_clip logs and then raises too, and that weights are random."""
+    root = logging.getLogger()  # which open_clip logs to
+    root.addFilter(_is_news)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    repeated = ("Failed to download weights", "No pretrained weights loaded")
+    return not record.getMessage().startswith(repeated)
+
+
+def _reason(error: BaseException) -> str:
+    """One line of open_clip's error, cut between words.
+
+    Of weights that do not fit, the first tensor: PyTorch lists every one.
+    """
+    said = " ".join(str(error).split())
+    if "loading state_dict" in said:
+        if first := re.search(r'(Missing|Unexpected) key\(s\) in state_dict: "([^"]+)"', said):
+            return f"it has {'no' if first[1] == 'Missing' else 'a'} {first[2]}"
+        if first := re.search(r"size mismatch for ([^:]+):", said):
+            return f"its {first[1]} has another shape"
+    return textwrap.shorten(said, WHY_LENGTH, placeholder=" ...") or type(error).__name__
 
 
 def _split_transform(transform: Any) -> tuple[Callable[[Image.Image], Tensor], Tensor | None]:

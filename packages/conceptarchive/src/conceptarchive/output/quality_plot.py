@@ -1,4 +1,4 @@
-"""A picture of an archive's quality; needs matplotlib (`pip install conceptarchive[plot]`)."""
+"""A picture of an archive's quality; needs matplotlib (the extra `plot`)."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -12,9 +12,7 @@ from conceptarchive.output.quality import Band, Bin, QualityReport
 def require_matplotlib() -> None:
     """Raise UsageError where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
-        raise UsageError(
-            "a plot needs matplotlib; install it with: pip install conceptarchive[plot]"
-        )
+        raise UsageError("a plot needs matplotlib; install it with: pip install matplotlib")
 
 
 def plot_quality(

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from groupvit.data.index import Location, Pairs, Skipped
 from groupvit.errors import DataError
+from groupvit.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,7 @@ def without_corrupt(pairs: Sequence[Location]) -> tuple[Sequence[Location], list
     """
     kept: list[int] = []
     skipped: list[Skipped] = []
-    bar = tqdm(pairs, desc="check images", unit="image", disable=None)
-    for number, pair in enumerate(bar):
+    for number, pair in enumerate(progress(pairs, desc="check images", unit="image")):
         try:
             decode(pair.read()[0])
         except UndecodableError as error:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from tqdm import tqdm
-
 from groupvit.data.index import Pairs, Shard, Skipped
 from groupvit.data.indexfile import ShardState, find_index, save_index
 from groupvit.data.streams import stream
 from groupvit.data.table import TWICE, read_table
 from groupvit.errors import DataError
+from groupvit.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -172,9 +171,8 @@ def _read_all(jobs: Mapping[int, _Job], processes: int | None) -> dict[int, _Don
     results = _in_processes(jobs, processes) if processes > 1 else _here(jobs)
     done: dict[int, _Done] = {}
     errors: list[DataError] = []
-    for number, result in tqdm(
-        results, total=len(jobs), desc="index", unit="shard", disable=None if jobs else True
-    ):
+    bar = progress(results, shown=bool(jobs), total=len(jobs), desc="index", unit="shard")
+    for number, result in bar:
         if isinstance(result, DataError):
             errors.append(result)
         else:

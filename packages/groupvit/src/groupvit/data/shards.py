@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import shlex
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 
 from braceexpand import braceexpand
 
+from groupvit.data.table import IMAGE_SUFFIXES
 from groupvit.errors import DataError, UsageError
 
 log = logging.getLogger(__name__)
@@ -49,8 +51,8 @@ def find_shards(
         if not hits:
             absent.append(root / one)
     if not found and len(names) == 1:
-        is_folder = (root / names[0]).is_dir()
-        raise DataError(f"{what}: no {'.tar file in this folder' if is_folder else 'such file'}")
+        place = root / names[0]
+        raise DataError(f"{what}: no {_in_folder(place) if place.is_dir() else 'such file'}")
     if absent:
         told = f"{len(absent)} of {len(names)} shards are missing, first {absent[0]}"
         if missing == "error" or not found:
@@ -101,3 +103,16 @@ def _hits(root: Path, name: str) -> list[Path]:
         return [path]
     found = glob.glob(name, root_dir=root, recursive=True)  # noqa: PTH207  # below a root
     return sorted(root / one for one in found)
+
+
+def _in_folder(folder: Path) -> str:
+    """What a folder without shards lacks, and how to make a shard of the pictures in it."""
+    suffixes = {f".{suffix.decode()}" for suffix in IMAGE_SUFFIXES}
+    if not any(path.suffix.lower() in suffixes for path in folder.rglob("*")):
+        return ".tar file in this folder"
+    whole = folder if folder.name else folder.resolve()
+    shard = shlex.quote(str(whole.parent / f"{whole.name}.tar"))
+    pack = f"tar cf {shard} -C {shlex.quote(str(folder))} ."
+    return (
+        f".tar file in this folder, but pictures; make a shard of them: `{pack}`, and give {shard}"
+    )

@@ -30,7 +30,7 @@ def plan(
     overwrite: bool = False,
     folders: bool = False,
 ) -> list[Job]:
-    """Name the files of every picture and make sure that they can be written.
+    """Name the files of every picture and make sure that they can be written; makes none of them.
 
     Args:
         photos: what is segmented.
@@ -42,12 +42,14 @@ def plan(
 
     Raises:
         GroupViTError: a folder cannot be written.
-        UsageError: a file exists, its suffix is not that of a picture, it is one of the pictures
-            that are read, or two would be written to the same file.
+        UsageError: a file exists, its suffix is not that of a picture, or a folder has one; a file
+            is one of the pictures that are read, or two would be written to the same file.
     """
     places = {"out": out, "labels": labels, "groups": groups}
     files: dict[str, Sequence[Path | None]] = {}
     for option, place in places.items():
+        if folders and place is not None:
+            _check_folder(place, option)
         names = _names(photos) if folders else [""]
         files[option] = [None if place is None else place / name for name in names]
         for file in files[option]:
@@ -63,17 +65,19 @@ def plan(
 
 
 def save_picture(picture: Image.Image, out: Path) -> None:
-    """Write a picture whole or not at all.
+    """Write a picture whole or not at all, in a folder that is made for it if it is not there.
 
     Raises:
         GroupViTError: it cannot be written.
     """
     unfinished = out.with_name(f".{out.stem}.tmp{out.suffix}")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         picture.save(unfinished)
         unfinished.replace(out)
     except (OSError, ValueError) as error:
-        unfinished.unlink(missing_ok=True)
+        if out.parent.is_dir():
+            unfinished.unlink(missing_ok=True)
         raise GroupViTError(f"{out}: cannot be written ({error})") from error
 
 
@@ -81,6 +85,15 @@ def _names(photos: Sequence[Path]) -> list[str]:
     """PNG names: that of the picture, with its suffix where two differ in nothing else."""
     stems = Counter(photo.stem for photo in photos)
     return [f"{p.stem if stems[p.stem] == 1 else p.name}.png" for p in photos]
+
+
+def _check_folder(place: Path, option: str) -> None:
+    """A name such as o.png was meant for the picture of a single photograph."""
+    if not place.is_dir() and place.suffix.lower() in Image.registered_extensions():
+        raise UsageError(
+            f"--{option} needs the name of a folder for several photographs or a folder of them, "
+            f"got {place}"
+        )
 
 
 def _check_free(file: Path, option: str, overwrite: bool) -> None:
@@ -109,9 +122,10 @@ def _check_apart(files: Sequence[Path], photos: Sequence[Path]) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    probe = folder / ".groupvit.tmp"
+    """Try the nearest folder that is there, so that nothing is left when work never starts."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    probe = there / ".groupvit.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:

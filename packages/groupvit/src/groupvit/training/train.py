@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from groupvit.config import TextConfig, TrainConfig
 from groupvit.data.concepts import check_source
@@ -22,6 +21,7 @@ from groupvit.device import default_device
 from groupvit.errors import DivergedError, RecipeError
 from groupvit.model.groupvit import GroupViT
 from groupvit.model.noise import step_noise
+from groupvit.progress import progress
 from groupvit.training.checkpoint import find_checkpoints, resume, save_checkpoint
 from groupvit.training.launch import Ranks
 from groupvit.training.logs import LOG_NAME, Meter, open_log
@@ -94,8 +94,8 @@ def train(
     shared = model if ranks.group is None else _averaging(model, ranks)
     first = ranks.rank * (data.batch // ranks.world)  # of this rank's pairs in a batch
     with open_log(run, start, config, writes=ranks.is_first) as log_file:
-        hidden = None if ranks.is_first else True  # None: hidden when no terminal sees it
-        bar = tqdm(loader, total=total, initial=start, desc=label, unit="step", disable=hidden)
+        about = {"total": total, "initial": start, "desc": label, "unit": "step"}
+        bar = progress(loader, shown=ranks.is_first, **about)
         meter = Meter(start, config, device, ranks.world)
         for done, (images, texts) in enumerate(bar, start + 1):
             noise = step_noise(_step_seed(config.seed, done - 1), first, device=device)
@@ -112,7 +112,8 @@ def train(
             if logs:
                 record |= group_statistics(model, images) | meter.read(done)
                 log_file.write(done, record)
-                bar.set_postfix(loss=f"{record['loss']:.3f}", images_s=int(record["images_per_s"]))
+                told = {"loss": f"{record['loss']:.3f}", "images_s": int(record["images_per_s"])}
+                bar.set_postfix(told, refresh=False)
             if saves and ranks.is_first:
                 save_checkpoint(run, model, optimizer, config, done, pairs=pool)
     ranks.wait()

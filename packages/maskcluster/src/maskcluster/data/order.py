@@ -23,7 +23,7 @@ def check_fills_batch(photos: int, batch: int) -> None:
     if photos < batch:
         raise DataError(
             f"a batch of {batch} photographs needs as many, there are {photos}; lower data.batch "
-            "or add photographs"
+            "(--data.batch N) or add photographs"
         )
 
 

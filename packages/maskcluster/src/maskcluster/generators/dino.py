@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskcluster.errors import CheckpointError, DataError
+from maskcluster.errors import CheckpointError, DataError, reason_of
 from maskcluster.files import hash_file
 from maskcluster.generators.protocol import Photo, check_photo, fit_short_side, nearest
 from maskcluster.masks.mask_set import MaskSet
@@ -90,8 +90,10 @@ def load_backbone(
     try:
         model = _create(name, pretrained=weights is None)
     except OSError as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{name}: weights cannot be downloaded ({reason}); give a file") from error
+        raise DataError(
+            f"{name}: weights cannot be downloaded ({reason_of(error)}); give a file: "
+            "--dino.weights FILE"
+        ) from error
     description: dict[str, Any] = {"backbone": name}
     if weights is not None:
         _load_weights(model, weights)
@@ -306,8 +308,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(convert(state, model) if convert else state)
     except (RuntimeError, KeyError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: weights of another model ({reason})") from error
+        raise CheckpointError(f"{path}: weights of another model ({reason_of(error)})") from error
 
 
 def _plain_names(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from maskcluster.generators.protocol import BatchMaskGenerator, MaskGenerator
 from maskcluster.masks.mask_set import MaskRules, MaskSet, apply_rules, count_reasons
 from maskcluster.masks.photo_files import Photo, find_photos, read_photo
 from maskcluster.masks.store import MaskStore, MaskStoreWriter, Part
+from maskcluster.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +97,9 @@ def generate(
         described = dict(generator.description) | {"rules": asdict(rules)}
         writer = MaskStoreWriter(out, generator=described, keys=list(paths), part_size=part_size)
         already = min(writer.first_missing * part_size, len(paths))
-        with tqdm(total=len(paths), initial=already, unit="photo", disable=None) as progress:
+        with progress(total=len(paths), initial=already, unit="photo") as bar:
             for number in range(writer.first_missing, writer.parts):
-                writer.write(number, work.part(writer.keys_of(number), progress))
+                writer.write(number, work.part(writer.keys_of(number), bar))
         store = writer.finish()
     if not len(store):
         reason = next(iter(store.skipped.values()))
@@ -123,7 +124,7 @@ class _Work:
         self.made = 0
         self.converted = Counter[str]()
 
-    def part(self, keys: Sequence[str], progress: "tqdm[None]") -> Part:
+    def part(self, keys: Sequence[str], bar: "tqdm[None]") -> Part:
         """Masks of some photographs; batches never reach over the end of a part."""
         masks: dict[str, MaskSet] = {}
         skipped: dict[str, str] = {}
@@ -139,7 +140,7 @@ class _Work:
             for (key, photo), made in zip(good, self._make([p for _, p in good]), strict=True):
                 masks[key] = self._checked(key, photo, made)
             self.made += len(good)
-            progress.update(len(batch))
+            bar.update(len(batch))
         return Part(masks, skipped)
 
     def _make(self, photos: list[Photo]) -> list[MaskSet]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from maskcluster.errors import CheckpointError, DataError, UsageError
+from maskcluster.errors import CheckpointError, DataError, UsageError, reason_of
 from maskcluster.files import hash_file
 from maskcluster.generators.protocol import Photo
 
@@ -152,7 +152,7 @@ def load_sam(
     try:
         from transformers import AutoConfig, Sam2Model, SamModel
     except ImportError as error:
-        raise UsageError("SAM needs transformers: pip install 'maskcluster[sam]'") from error
+        raise UsageError("SAM needs transformers: pip install transformers") from error
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         kind = SamModel if config.model_type == "sam" else Sam2Model
@@ -160,8 +160,9 @@ def load_sam(
             raise UsageError(f"{where}: holds a model of the kind {config.model_type!r}, not SAM")
         model, report = kind.from_pretrained(where, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{where}: cannot be loaded ({reason})") from error
+        raise DataError(
+            f"{where}: cannot be loaded ({reason_of(error)}); give a folder: --sam_model FOLDER"
+        ) from error
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise CheckpointError(f"{where}: has no weights for {some}")

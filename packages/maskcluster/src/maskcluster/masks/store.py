@@ -390,7 +390,10 @@ def _refuse_other(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, A
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The first thing in which two generators differ."""
+    """Their names, or the first option in which two of one name differ."""
+    first, second = found.get("name"), wanted.get("name")
+    if first != second:
+        return f"{first} there, {second} here"
     name = min(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
     return f"{name} {found.get(name)!r} there, {wanted.get(name)!r} here"
 

@@ -130,7 +130,7 @@ def _load_tokenizer(open_clip: ModuleType, architecture: str) -> Tokenizer:
         tokenizer: Any = open_clip.get_tokenizer(architecture)
     except ImportError as error:
         raise DataError(
-            f"{architecture}: its tokenizer needs transformers: pip install 'maskcluster[siglip]'"
+            f"{architecture}: its tokenizer needs transformers: pip install transformers"
         ) from error
     except _READERS as error:
         said = str(error).partition("\n")[0]

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from maskcluster.errors import DataError, MaskClusterError, UsageError
 from maskcluster.files import folder_lock, read_json, replacing, sweep, write_json
 from maskcluster.masks.photo_files import Photo, open_photo
+from maskcluster.progress import progress
 from maskcluster.segmenting.pictures import Labels, draw_overlay, label_picture, shares
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,8 @@ class Album:
     ) -> None:
         if batch < 1:
             raise UsageError(f"--batch needs at least 1, got {batch}")
+        if not out.is_dir() and out.suffix.lower() in Image.registered_extensions():
+            raise UsageError(f"--out needs the name of a folder, for all results, got {out}")
         self.photos = photos
         self.out = out
         self.names = names
@@ -114,9 +116,7 @@ class Album:
             self._begin(overwrite=overwrite)
             missing = [key for key in self.photos if not self._path(TABLES, key).exists()]
             already = len(self.photos) - len(missing)
-            with tqdm(
-                total=len(self.photos), initial=already, unit="photo", disable=None
-            ) as progress:
+            with progress(total=len(self.photos), initial=already, unit="photo") as bar:
                 for some in self._read_ahead(missing):
                     for key, found in self._labelled(some, label).items():
                         if isinstance(found, MaskClusterError):
@@ -125,7 +125,7 @@ class Album:
                         else:
                             self._write(key, *found)
                             made += 1
-                    progress.update(len(some))
+                    bar.update(len(some))
             return self._finish(made, time.perf_counter() - begun, skipped)
 
     def _begin(self, *, overwrite: bool) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from maskcluster.config import TrainConfig
 from maskcluster.data.dataset import MaskedPhotos, batches
@@ -21,6 +20,7 @@ from maskcluster.files import folder_lock
 from maskcluster.model.clip import Clip
 from maskcluster.model.pixelclip import PixelCLIP, StepOutput
 from maskcluster.precision import float32_products
+from maskcluster.progress import progress
 from maskcluster.training.checkpoint import (
     clear_unfinished,
     find_checkpoints,
@@ -110,8 +110,8 @@ def train(
         )
         shared = ranks.share(model)
         with open_log(run, first, config, writes=ranks.is_first) as log_file:
-            hidden = None if ranks.is_first else True  # None: hidden when no terminal sees it
-            bar = tqdm(loader, total=total, initial=first, desc=label, unit="step", disable=hidden)
+            about = {"total": total, "initial": first, "desc": label, "unit": "step"}
+            bar = progress(loader, shown=ranks.is_first, **about)
             tally, masks = Tally(seen), seen.get("masks", 0)
             meter = Meter(first, masks, config, model, device, world=ranks.world)
             for done, batch in enumerate(bar, first + 1):
@@ -134,7 +134,7 @@ def train(
                     if ranks.is_first and out.assignment is not None and _is_shown(done, config):
                         cluster = out.assignment.cluster
                         log_file.show(done, draw_clusters(batch, cluster, config.cluster.clusters))
-                    bar.set_postfix(_postfix(record))
+                    bar.set_postfix(_postfix(record), refresh=False)
                 if saves and ranks.is_first:
                     save_checkpoint(
                         run, model, optimizer, config, done, photos=photos, seen=seen, given=given

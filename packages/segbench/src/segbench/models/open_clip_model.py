@@ -2,7 +2,8 @@
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -101,7 +102,7 @@ def load_open_clip(
     released = released_clip(Path(checkpoint)) if checkpoint else None
     quick_gelu |= bool(tag.get("quick_gelu", False)) or wants_quick_gelu(released or {})
     options = {"force_quick_gelu": quick_gelu, "device": device}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _said_by_us():
         torch.manual_seed(0)
         try:
             if released is not None:
@@ -116,7 +117,8 @@ def load_open_clip(
         # every reader that open_clip tries has errors of its own, RuntimeError most of all
         except Exception as error:
             wanted = checkpoint or pretrained or "its weights"
-            raise ValueError(f"model {model!r} with {wanted}: {one_line(error)}") from error
+            hint = "" if checkpoint else "; a file of weights is given by --option.checkpoint=FILE"
+            raise ValueError(f"model {model!r} with {wanted}: {one_line(error)}{hint}") from error
     colours = open_clip.get_model_preprocess_cfg(loaded)
     return OpenClip(
         name=" ".join(_last_part(text) for text in (model, pretrained or weights) if text),
@@ -128,17 +130,24 @@ def load_open_clip(
 
 
 def _without_weights(open_clip: ModuleType, model: str, options: dict[str, Any]) -> Any:
-    """A model as it is drawn; open_clip's warning that it is random is left out."""
+    """A model as it is drawn."""
+    return open_clip.create_model(model, load_weights=False, pretrained_text=False, **options)
+
+
+@contextmanager
+def _said_by_us() -> Iterator[None]:
+    """Leave out what open_clip logs and then raises too, and that weights are random."""
     root = logging.getLogger()  # which open_clip logs to
-    root.addFilter(_not_of_random_weights)
+    root.addFilter(_is_news)
     try:
-        return open_clip.create_model(model, load_weights=False, pretrained_text=False, **options)
+        yield
     finally:
-        root.removeFilter(_not_of_random_weights)
+        root.removeFilter(_is_news)
 
 
-def _not_of_random_weights(record: logging.LogRecord) -> bool:
-    return "initialized randomly" not in record.getMessage()
+def _is_news(record: logging.LogRecord) -> bool:
+    said = record.getMessage()
+    return "initialized randomly" not in said and "Failed to download weights" not in said
 
 
 def _last_part(text: str) -> str:

@@ -1,6 +1,7 @@
 """What tells the weights of one model from those of another."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 import torch
@@ -42,6 +43,15 @@ def title(method: str, model: str, options: Mapping[str, object]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error that has something to say."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The first line of an error that has something to say.
+
+    Of weights that do not fit, the first tensor: PyTorch lists every one.
+    """
+    said = str(error)
+    if "loading state_dict" in said:
+        if first := re.search(r'(Missing|Unexpected) key\(s\) in state_dict: "([^"]+)"', said):
+            return f"it has {'no' if first[1] == 'Missing' else 'a'} {first[2]}"
+        if first := re.search(r"size mismatch for ([^:]+):", said):
+            return f"its {first[1]} has another shape"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from segbench.datasets import Example, SegmentationDataset
 from segbench.errors import DataMissingError, FormatError, UnreadableImageError, UsageError
@@ -27,6 +26,7 @@ from segbench.metrics.extras import (
     extras_size,
 )
 from segbench.metrics.per_image import PerImageCounts
+from segbench.progress import progress
 from segbench.protocols.classification import ClassificationTask
 from segbench.protocols.predict import task_queries
 from segbench.protocols.task import Task
@@ -284,13 +284,13 @@ def _gathered_extras(run: Run) -> IntArray:
 def _entries(run: Run, work: Work, indices: Sequence[int], *, known: int = 0) -> Iterator[Entry]:
     """Count image by image; unreadable ones are noted and left out."""
     rank, world = rank_and_world()
-    bar = tqdm(
+    bar = progress(
         indices,
+        shown=rank == 0,
         desc=run.task.id,
         unit="image",
         initial=known // world,
         total=len(indices) + known // world,
-        disable=None if rank == 0 else True,
     )
     with ThreadPoolExecutor(1) as reader:  # reads the next image while this one is scored
         ahead = reader.submit(_read, run.dataset, indices[0]) if indices else None
