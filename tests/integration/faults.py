@@ -280,7 +280,7 @@ class Trial:
         if ended.code == 0:
             self._compare(part, what, out)
         elif not ended.in_one_line:
-            last = said[-600:]
+            last = said.split(" | ")[-1]  # of a traceback what was raised
             self.note(part, what, f"code {ended.code}, not one line", passed=False, said=last)
         elif not any(word in said for word in named):
             self.note(part, what, "the line names something else", passed=False, said=said)
