@@ -151,10 +151,13 @@ def pixelclip(  # noqa: PLR0913  # every option of the command
 
 def _check_recipe(verb: str, recipe: str) -> None:
     """Refuse a name that is no recipe of the verb, and say of which it is."""
-    for other, folders in RECIPES.items():
-        there = any((folder / f"{recipe}.toml").exists() for folder in folders)
-        if there and not any((folder / f"{recipe}.toml").exists() for folder in RECIPES[verb]):
-            raise RecipeError(f"{recipe} is a recipe of the verb {other}, not of {verb}")
+    holders = [
+        other
+        for other, folders in RECIPES.items()
+        if any((folder / f"{recipe}.toml").exists() for folder in folders)
+    ]
+    if holders and verb not in holders:
+        raise RecipeError(f"{recipe} is a recipe of the verb {holders[0]}, not of {verb}")
     check_known(recipe, *RECIPES[verb])
 
 

@@ -252,10 +252,10 @@ def _clock(folder: Path, say: Callable[[float], None]) -> Iterator[Callable[[], 
     thread.start()
     try:
         yield elapsed
-        path.unlink(missing_ok=True)
     finally:
         ended.set()
         thread.join()
+    path.unlink(missing_ok=True)  # done; after the last beat, which would write it again
 
 
 def _worked_file(folder: Path) -> Path:
